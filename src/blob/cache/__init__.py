@@ -1,0 +1,1 @@
+"""The content-addressed store and what decides which bytes stay in it."""

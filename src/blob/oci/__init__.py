@@ -1,0 +1,1 @@
+"""What the OCI image and distribution specifications define, without any input or output."""

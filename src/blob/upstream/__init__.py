@@ -1,0 +1,1 @@
+"""Other registries, as a client sees them."""

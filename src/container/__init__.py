@@ -1,0 +1,1 @@
+"""Containers on Linux: runtime, images, networks and pods, with or without root."""

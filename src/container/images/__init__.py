@@ -1,0 +1,1 @@
+"""The image store: pull, unpack, list, remove, and snapshots for containers."""

@@ -1,0 +1,1 @@
+"""Typed wrappers of the system calls that Python's standard library lacks."""

@@ -1,0 +1,1 @@
+"""Containers as a user asks for them: image, bundle, start, logs, stop."""

@@ -1,0 +1,67 @@
+"""The command `vapp-oci`: parse, run one verb, tell errors as runc's callers expect to read them."""
+
+import json
+import os
+import sys
+import time
+
+from container.errors import ContainerError
+from container.runtime import arguments as parsing
+from container.runtime import commands
+from container.runtime.state import format_time
+from container.spec.config import OCI_VERSION
+
+VERSION = "0.1.0"
+
+
+def main(argv: "list[str] | None" = None) -> int:
+    """Run the command line `argv`; returns the exit status."""
+    words = sys.argv[1:] if argv is None else argv
+    try:
+        arguments = parsing.parse(words)
+    except ContainerError as error:
+        _tell(None, error)
+        return 1
+    if arguments.has("--version"):
+        # The first line's shape is what containerd's go-runc parses.
+        sys.stdout.write(f"runc version {VERSION} (vapp-oci)\nspec: {OCI_VERSION}\n")
+        return 0
+    if not arguments.verb or arguments.has("--help"):
+        sys.stdout.write(parsing.help_text(arguments.verb))
+        return 0
+    try:
+        return commands.VERBS[arguments.verb](arguments)
+    except ContainerError as error:
+        _tell(arguments, error)
+    except OSError as error:
+        _tell(arguments, ContainerError(_words(error)))
+    except KeyboardInterrupt:
+        return 130
+    return commands.EXEC_FAILED if arguments.verb == "exec" else 1
+
+
+def _words(error: OSError) -> str:
+    where = f"`{error.filename}`: " if error.filename else ""
+    return f"{where}{(error.strerror or str(error)).lower()}" if not getattr(error, "call", "") else str(error)
+
+
+def _tell(arguments: "parsing.Arguments | None", error: ContainerError) -> None:
+    text = error.message + (f"\nhint: {error.hint}" if error.hint else "")
+    sys.stderr.write(f"vapp-oci: {text}\n")
+    log = arguments.get("--log") if arguments else ""
+    if not log or log == "/dev/stderr":
+        return
+    now = format_time(time.time())
+    if arguments is not None and arguments.get("--log-format") == "json":
+        line = json.dumps({"level": "error", "msg": error.message, "time": now})
+    else:
+        line = f'time="{now}" level=error msg={json.dumps(error.message)}'
+    try:
+        with open(log, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+    except OSError as failure:
+        sys.stderr.write(f"vapp-oci: cannot write log `{log}`: {os.strerror(failure.errno or 0).lower()}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

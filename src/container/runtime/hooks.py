@@ -1,0 +1,97 @@
+"""Running the hooks of config.json: each gets the container's state on standard input.
+
+The process is made by a plain fork: whoever calls this has one thread and is small.
+"""
+
+import errno
+import os
+import select
+import signal
+import time
+
+from container.errors import LaunchError
+from container.linux.files import write_all
+from container.linux.process import pidfd_open
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from container.spec.types import Hook
+
+#: How much of a failed hook's stderr is told.
+_TAIL = 2048
+
+
+def run(hooks: "list[Hook]", state: bytes, phase: str, cwd: "str | None" = None) -> None:
+    """Run `hooks` one after the other.
+
+    Raises:
+        LaunchError: one failed, could not be run, or took longer than its timeout.
+    """
+    for hook in hooks:
+        _run_one(hook, state, phase, cwd)
+
+
+def _run_one(hook: "Hook", state: bytes, phase: str, cwd: "str | None") -> None:
+    stdin, feed = os.pipe2(os.O_CLOEXEC)
+    complaints, stderr = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _become(hook, stdin, stderr, cwd)
+    os.close(stdin)
+    os.close(stderr)
+    try:
+        write_all(feed, state)
+    except BrokenPipeError:
+        pass  # a hook need not read its input
+    os.close(feed)
+    status, text = _wait(pid, complaints, hook.get("timeout"))
+    os.close(complaints)
+    if status is None:
+        raise LaunchError(f"{phase} hook `{hook['path']}` took longer than its timeout of {hook.get('timeout')} s")
+    if status != 0:
+        code = os.waitstatus_to_exitcode(status)
+        raise LaunchError(f"{phase} hook `{hook['path']}` failed with {code}: {text.strip() or 'it printed nothing'}")
+
+
+def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, str]":
+    """Return (wait status or None at the timeout, tail of stderr)."""
+    pidfd = pidfd_open(pid)
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    poll.register(stderr, select.POLLIN)
+    deadline = time.monotonic() + timeout if timeout else None
+    tail = b""
+    try:
+        while True:
+            left = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
+            ready = dict(poll.poll(left))
+            if not ready:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                return None, ""
+            if ready.get(stderr, 0) & select.POLLIN:
+                tail = (tail + os.read(stderr, 4096))[-_TAIL:]
+            elif stderr in ready:
+                poll.unregister(stderr)
+            if pidfd in ready and not ready.get(stderr, 0) & select.POLLIN:
+                return os.waitpid(pid, 0)[1], tail.decode(errors="replace")
+    finally:
+        os.close(pidfd)
+
+
+def _become(hook: "Hook", stdin: int, stderr: int, cwd: "str | None") -> None:
+    try:
+        os.dup2(stdin, 0)
+        null = os.open("/dev/null", os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(stderr, 2)
+        if cwd:
+            os.chdir(cwd)
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):
+            signal.signal(number, signal.SIG_DFL)
+        variables = dict(variable.partition("=")[::2] for variable in hook.get("env") or ())
+        os.execve(hook["path"], hook.get("args") or [hook["path"]], variables)
+    except OSError as error:
+        write_all(2, (error.strerror or errno.errorcode.get(error.errno or 0, "?")).lower().encode())
+    finally:
+        os._exit(127)

@@ -1,0 +1,495 @@
+"""What is done to build a container's file system: one small class per kind of step.
+
+A planner (container.runtime.rootfs) makes a list of these without touching anything; the init of the
+container executes them in order, inside its namespaces. `describe` is what `vapp-oci plan` and the
+debug log print. Nothing here may import at execution time: after `Pivot` the files are the image's.
+"""
+
+import errno
+import os
+import stat
+
+from container.errors import LaunchError
+from container.linux import mount
+from container.linux._libc import SyscallError
+from container.linux.files import open_in_root
+from container.runtime import paths
+from container.runtime.options import Options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+O_PATH = paths.O_PATH
+
+
+class Context:
+    """What one operation leaves for the next.
+
+    Attributes:
+        root: descriptor of the container's root mount, -1 before it is attached.
+        null: O_PATH descriptor of the host's /dev/null, checked; the mask of files; -1 until needed.
+        masks: an empty read-only tmpfs, mounted over the first masked directory and copied to the others.
+        warnings: what was skipped because this host cannot do it, for the log.
+    """
+
+    __slots__ = ("masks", "null", "root", "warnings")
+
+    def __init__(self) -> None:
+        self.root = self.masks = self.null = -1
+        self.warnings: list[str] = []
+
+
+class Operation:
+    """One step; `execute` either did it or raises."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        """Return the step in words, literals in backticks."""
+        raise AssertionError(f"{type(self).__name__} has no description")
+
+    def execute(self, context: Context) -> None:
+        """Do the step."""
+        raise AssertionError(f"{type(self).__name__} has no action")
+
+
+class SetPropagation(Operation):
+    """Cut or keep the flow of mount events between the host and this namespace."""
+
+    __slots__ = ("flags",)
+
+    def __init__(self, flags: int) -> None:
+        self.flags = flags
+
+    def describe(self) -> str:
+        return f"set propagation of all mounts to {self.flags:#x}"
+
+    def execute(self, context: Context) -> None:
+        mount.mount(None, "/", None, self.flags)
+
+
+class AttachRoot(Operation):
+    """Mount the root file system over `path`: a copy of what is there, or a new overlay."""
+
+    __slots__ = ("options", "path", "type")
+
+    def __init__(self, path: str, fstype: str = "", options: "Options | None" = None) -> None:
+        self.path = path
+        self.type = fstype
+        self.options = options
+
+    def describe(self) -> str:
+        return f"attach {self.type or 'bind of'} `{self.path}` as root"
+
+    def execute(self, context: Context) -> None:
+        if self.options and not self.options.bind:
+            tree = _new_file_system(self.type, self.options)
+        else:
+            tree = mount.clone_tree(self.path, recursive=True)
+        target = os.open(self.path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        # The parent mount of a new root may not be shared (pivot_root(2), EINVAL); the copy is private.
+        mount.setattr_mount(tree, propagation=mount.MS_PRIVATE)
+        mount.attach(tree, target)
+        os.close(target)
+        context.root = tree
+
+
+class MountFileSystem(Operation):
+    """Mount a new file system, such as proc, tmpfs or devpts, at `destination`."""
+
+    __slots__ = ("destination", "fallback", "options", "type")
+
+    def __init__(self, destination: str, fstype: str, options: Options, fallback: "Operation | None" = None) -> None:
+        self.destination = destination
+        self.type = fstype
+        self.options = options
+        self.fallback = fallback
+
+    def describe(self) -> str:
+        return f"mount {self.type} at `{self.destination}`"
+
+    def execute(self, context: Context) -> None:
+        if self.type in ("proc", "sysfs", "cgroup", "cgroup2"):
+            target = paths.open_real_directory(context.root, self.destination)
+        else:
+            target = paths.open_directory(context.root, self.destination)
+        try:
+            tree = self._create()
+        except SyscallError as error:
+            if self.fallback is None or error.errno not in (
+                errno.EPERM,
+                errno.EBUSY,
+                errno.EINVAL,
+                errno.ENODEV,
+            ):
+                raise self._explain(error) from error
+            os.close(target)
+            self.fallback.execute(context)
+            return
+        if self.options.copy_up:
+            _copy_up(target, tree)
+        _attach(tree, target, self.options)
+
+    def _create(self) -> int:
+        try:
+            return _new_file_system(self.type, self.options)
+        except SyscallError as error:
+            if self.type != "devpts" or error.errno != errno.EINVAL:
+                raise
+        # gid=5 is not mapped in a user namespace with one id: the mode alone then has to do.
+        options = Options()
+        options.attr_set = self.options.attr_set
+        options.data = [(key, value) for key, value in self.options.data if key not in ("gid", "uid")]
+        return _new_file_system(self.type, options)
+
+    def _explain(self, error: SyscallError) -> Exception:
+        if self.type in ("proc", "sysfs") and error.errno == errno.EPERM:
+            return LaunchError(
+                f"cannot mount {self.type} at `{self.destination}`: {error}",
+                f"inside a user namespace the kernel wants a fully visible {self.type} outside; where this runs in "
+                "a container, that one must be started with unmasked /proc and /sys",
+                error.errno or 0,
+            )
+        return LaunchError(f"cannot mount {self.type} at `{self.destination}`: {error}", errno=error.errno or 0)
+
+
+class BindMount(Operation):
+    """Make what is at `source` on the host appear at `destination`."""
+
+    __slots__ = ("destination", "idmap", "optional", "options", "source")
+
+    def __init__(
+        self, source: str, destination: str, options: Options, optional: bool = False, idmap: int = -1
+    ) -> None:
+        self.source = source
+        self.destination = destination
+        self.options = options
+        self.optional = optional
+        self.idmap = idmap
+
+    def describe(self) -> str:
+        return f"bind `{self.source}` at `{self.destination}`"
+
+    def execute(self, context: Context) -> None:
+        try:
+            tree = mount.clone_tree(self.source, self.options.recursive)
+        except SyscallError as error:
+            if self.optional and error.errno == errno.ENOENT:
+                return
+            raise LaunchError(
+                f"cannot bind mount `{self.source}` at `{self.destination}`: {error}", errno=error.errno or 0
+            ) from error
+        if self.idmap >= 0:
+            mount.setattr_mount(
+                tree, mount.MOUNT_ATTR_IDMAP, userns_fd=self.idmap, recursive=self.options.idmap == "ridmap"
+            )
+        _attach(tree, paths.open_like(context.root, self.destination, self.source), self.options)
+
+
+class MakeDevice(Operation):
+    """Make a device node; where mknod(2) is denied, in a user namespace, bind the host's."""
+
+    __slots__ = ("bind", "gid", "kind", "major", "minor", "mode", "path", "uid")
+
+    def __init__(
+        self,
+        path: str,
+        kind: str,
+        major: int,
+        minor: int,
+        mode: int = 0o666,
+        uid: int = 0,
+        gid: int = 0,
+        bind: bool = False,
+    ) -> None:
+        self.path, self.kind, self.major, self.minor = path, kind, major, minor
+        self.mode, self.uid, self.gid, self.bind = mode, uid, gid, bind
+
+    def describe(self) -> str:
+        return f"make device `{self.path}` {self.kind} {self.major}:{self.minor}"
+
+    def execute(self, context: Context) -> None:
+        if self.bind:
+            _attach(
+                mount.clone_tree(self.path, recursive=False),
+                paths.open_file(context.root, self.path),
+                Options(),
+            )
+            return
+        kind = {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(self.kind, stat.S_IFCHR)
+        device = os.makedev(self.major, self.minor)
+        parent = paths.open_parent(context.root, self.path)
+        name = os.path.basename(self.path)
+        try:
+            os.mknod(name, kind | self.mode, device, dir_fd=parent)
+        except FileExistsError:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_IFMT(found.st_mode) != kind or (kind != stat.S_IFIFO and found.st_rdev != device):
+                raise LaunchError(f"`{self.path}` exists in the image and is another device or no device") from None
+        if self.uid or self.gid:
+            os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
+        os.close(parent)
+
+
+class MakeLink(Operation):
+    """Make a symbolic link, unless something is there."""
+
+    __slots__ = ("path", "target")
+
+    def __init__(self, path: str, target: str) -> None:
+        self.path = path
+        self.target = target
+
+    def describe(self) -> str:
+        return f"link `{self.path}` to `{self.target}`"
+
+    def execute(self, context: Context) -> None:
+        parent = paths.open_parent(context.root, self.path)
+        try:
+            os.symlink(self.target, os.path.basename(self.path), dir_fd=parent)
+        except FileExistsError:
+            return
+        finally:
+            os.close(parent)
+
+
+class Call(Operation):
+    """A step that belongs to another module, such as hooks between the mounts and the pivot."""
+
+    __slots__ = ("action", "words")
+
+    def __init__(self, words: str, action: "Callable[[], None]") -> None:
+        self.words = words
+        self.action = action
+
+    def describe(self) -> str:
+        return self.words
+
+    def execute(self, context: Context) -> None:
+        self.action()
+
+
+class Pivot(Operation):
+    """Make the root mount the root of this mount namespace and drop the host's."""
+
+    __slots__ = ("propagation",)
+
+    def __init__(self, propagation: int = 0) -> None:
+        self.propagation = propagation
+
+    def describe(self) -> str:
+        return "pivot into the root"
+
+    def execute(self, context: Context) -> None:
+        old = os.open("/", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        os.fchdir(context.root)
+        # With both arguments "." the old root lands on top of the new one and is then cut off
+        # (pivot_root(2), NOTES): no directory for it is needed in the image.
+        mount.pivot_root(".", ".")
+        os.fchdir(old)
+        # Before the cut nothing may flow back to the host.
+        mount.mount(None, ".", None, mount.MS_SLAVE | mount.MS_REC)
+        mount.umount(".", mount.MNT_DETACH)
+        os.chdir("/")
+        os.close(old)
+        os.close(context.root)
+        context.root = os.open("/", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        if self.propagation:
+            mount.mount(None, "/", None, self.propagation)
+
+
+class Chroot(Operation):
+    """Make the root by chroot(2), for a container that shares the host's mount namespace."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"chroot into `{self.path}`"
+
+    def execute(self, context: Context) -> None:
+        os.chdir(self.path)
+        os.chroot(".")
+        context.root = os.open("/", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+class Mask(Operation):
+    """Hide `path`: a file behind the host's /dev/null, a directory behind an empty read-only tmpfs.
+
+    This comes before the pivot: the null device is then the host's, never the image's (CVE-2025-31133), and
+    still a mount of this namespace, which is what may be copied.
+    """
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"mask `{self.path}`"
+
+    def execute(self, context: Context) -> None:
+        try:
+            target = open_in_root(context.root, self.path, O_PATH)
+        except SyscallError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            raise
+        if stat.S_ISDIR(os.fstat(target).st_mode):
+            self._hide_directory(context, target)
+        else:
+            if context.null < 0:
+                context.null = open_null()
+            cover = mount.clone_fd(context.null)
+            mount.attach(cover, target)
+            os.close(cover)
+        os.close(target)
+
+    def _hide_directory(self, context: Context, target: int) -> None:
+        if context.masks >= 0:
+            cover = mount.clone_fd(context.masks)
+            mount.attach(cover, target)
+            os.close(cover)
+            return
+        flags = mount.MOUNT_ATTR_RDONLY | mount.MOUNT_ATTR_NOEXEC | mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NODEV
+        context.masks = mount.new_mount("tmpfs", [("nr_blocks", "1"), ("nr_inodes", "1")], flags)
+        mount.attach(context.masks, target)
+
+
+class ReadOnly(Operation):
+    """Make `path` and all below it read-only by a read-only copy over itself."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"make `{self.path}` read-only"
+
+    def execute(self, context: Context) -> None:
+        try:
+            target = open_in_root(context.root, self.path, O_PATH)
+        except SyscallError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return
+            raise
+        copy = mount.clone_fd(target, recursive=True)
+        mount.setattr_mount(copy, mount.MOUNT_ATTR_RDONLY, recursive=True)
+        mount.attach(copy, target)
+        os.close(copy)
+        os.close(target)
+
+
+class ReadOnlyRoot(Operation):
+    """Make the root mount read-only; what is mounted below it keeps its own flags."""
+
+    __slots__ = ()
+
+    def describe(self) -> str:
+        return "make the root read-only"
+
+    def execute(self, context: Context) -> None:
+        mount.setattr_mount(context.root, mount.MOUNT_ATTR_RDONLY)
+
+
+def open_null() -> int:
+    """Return an O_PATH descriptor of the host's /dev/null, refusing anything else of that name."""
+    fd = os.open("/dev/null", O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
+    found = os.fstat(fd)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(1, 3):
+        raise LaunchError("`/dev/null` of this host is not the null device")
+    return fd
+
+
+def _new_file_system(fstype: str, options: Options) -> int:
+    if fstype != "overlay":
+        return mount.new_mount(fstype, options.data, options.attr_set)
+    return mount.new_mount("overlay", list(_split_lower_directories(options.data)), options.attr_set)
+
+
+def _split_lower_directories(data: "list[tuple[str, str | None]]") -> "list[tuple[str, str | None]]":
+    """Return overlay options with one `lowerdir+` per layer (Linux 6.7), free of mount(2)'s 4 KiB page.
+
+    Only where that many characters are there: older kernels know `lowerdir` alone.
+    """
+    split: list[tuple[str, str | None]] = []
+    for key, value in data:
+        if key == "lowerdir" and value is not None and len(value) > 255:
+            split += [("lowerdir+", layer.replace("\\:", ":")) for layer in _split_escaped(value)]
+        else:
+            split.append((key, value))
+    return split
+
+
+def _split_escaped(value: str) -> "list[str]":
+    parts = [""]
+    escaped = False
+    for char in value:
+        if char == ":" and not escaped:
+            parts.append("")
+        else:
+            parts[-1] += char
+        escaped = char == "\\" and not escaped
+    return parts
+
+
+def _attach(tree: int, target: int, options: Options) -> None:
+    """Give the detached `tree` its attributes, then let it be seen at `target`; both are closed."""
+    try:
+        if options.bind and (options.attr_set or options.attr_clr):
+            mount.setattr_mount(tree, options.attr_set, options.attr_clr)
+        if options.tree_set or options.tree_clr:
+            mount.setattr_mount(tree, options.tree_set, options.tree_clr, recursive=True)
+        mount.attach(tree, target)
+        if options.propagation:
+            mount.setattr_mount(
+                tree,
+                propagation=options.propagation & ~mount.MS_REC,
+                recursive=bool(options.propagation & mount.MS_REC),
+            )
+    finally:
+        os.close(tree)
+        os.close(target)
+
+
+def _copy_up(source: int, tree: int) -> None:
+    """Copy the content of the directory `source` into the new file system `tree` (tmpcopyup)."""
+    here = os.open(f"/proc/self/fd/{source}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    there = os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        _copy_directory(here, there)
+    finally:
+        os.close(here)
+        os.close(there)
+
+
+def _copy_directory(source: int, target: int) -> None:
+    found = os.fstat(source)
+    os.fchown(target, found.st_uid, found.st_gid)
+    os.fchmod(target, stat.S_IMODE(found.st_mode))
+    for name in os.listdir(source):
+        entry = os.stat(name, dir_fd=source, follow_symlinks=False)
+        if stat.S_ISLNK(entry.st_mode):
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
+            continue
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        if stat.S_ISDIR(entry.st_mode):
+            os.mkdir(name, 0o700, dir_fd=target)
+            inner, outer = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
+            _copy_directory(inner, outer)
+        elif stat.S_ISREG(entry.st_mode):
+            inner = os.open(name, flags, dir_fd=source)
+            outer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
+            while os.sendfile(outer, inner, None, 1 << 20):
+                pass
+            os.fchown(outer, entry.st_uid, entry.st_gid)
+            os.fchmod(outer, stat.S_IMODE(entry.st_mode))
+        else:
+            continue
+        os.close(inner)
+        os.close(outer)

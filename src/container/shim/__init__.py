@@ -1,0 +1,1 @@
+"""The process that forks containers and owns their stdio, logs and exit codes."""

@@ -1,0 +1,1 @@
+"""The daemon `vappc-linux-daemon`, its client library and the `vappc` command."""

@@ -1,0 +1,1 @@
+"""The daemon: it listens, dispatches requests to the engine, and looks after the registry's process."""
