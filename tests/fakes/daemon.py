@@ -49,7 +49,7 @@ async def fake_daemon(
         yield FakeDaemon(str(where), engine, shim, images, listener)
     finally:
         listener.close()
-        for writer in list(connections):
+        for writer in connections:
             writer.close()
         await engine.close()
         if given is None:

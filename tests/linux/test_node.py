@@ -294,6 +294,18 @@ node.enter_node(sys.argv[1], uplink=True)
         assert names(node("uplink")) == []
         assert stray not in user.processes()
 
+    def test_node_ends_itself_from_within(self, node, user):
+        code = """
+import os, sys
+from container.shim.node import end_node, enter_node
+entered = enter_node(sys.argv[1], uplink=True)
+end_node(sys.argv[1])
+print(bool(entered.pasta), os.listdir(sys.argv[1]), flush=True)
+os._exit(0)
+"""
+        assert user.python(code, str(node.run_dir)).stdout == "True []\n"
+        assert _settled(lambda: not user.processes())
+
     def test_host_loopback_is_reached_at_the_gateway(self, node, user):
         answer = node("uplink")
         with socket.create_server(("127.0.0.1", 0)) as server:

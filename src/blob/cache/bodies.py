@@ -9,7 +9,8 @@ Out of scope: sockets.
 import asyncio
 import os
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -41,7 +42,7 @@ class Body(ABC):
     is_hit: bool
 
     @abstractmethod
-    def pieces(self, start: int, end: int | None) -> AsyncIterator[Stretch | bytes]:
+    def pieces(self, start: int, end: int | None) -> AsyncGenerator[Stretch | bytes, None]:
         """Yield the bytes from `start` up to `end` (None: all) as they become available."""
 
     @abstractmethod
@@ -57,7 +58,7 @@ class FileBody(Body):
         self.size: int = os.fstat(file.fileno()).st_size
         self.is_hit = True
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Stretch | bytes]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Stretch | bytes, None]:
         """Yield everything at once."""
         yield Stretch(self._file, start, (self.size if end is None else end) - start)
 
@@ -75,7 +76,7 @@ class FillBody(Body):
         self.size = follower.size
         self.is_hit = False
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Stretch | bytes]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Stretch | bytes, None]:
         """Yield what arrives; when the disk is full, what follows is passed through."""
         follower, position = self._follower, start
         try:
@@ -89,8 +90,9 @@ class FillBody(Body):
         except StoreFullError:
             known = min(position, follower.written)
             passed = PassedBody(self._origin, follower.digest, self.size, follower.file, known)
-            async for piece in passed.pieces(position, end):
-                yield piece
+            async with aclosing(passed.pieces(position, end)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     def close(self) -> None:
         """Stop following; the download goes on."""
@@ -114,7 +116,7 @@ class PassedBody(Body):
         self.size = size
         self.is_hit = False
 
-    async def pieces(self, start: int, end: int | None) -> AsyncIterator[Stretch | bytes]:
+    async def pieces(self, start: int, end: int | None) -> AsyncGenerator[Stretch | bytes, None]:
         """Yield bytes, the last of them only when the whole was right."""
         verifier, held = Verifier(self._digest), bytearray()
         if self._file:

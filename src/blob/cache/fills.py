@@ -88,22 +88,25 @@ class Fill:
             self.shown, self.is_verified = self._staged.size, True
             self._notify()
             await asyncio.to_thread(self._staged.commit, self.digest)
+        except asyncio.CancelledError:
+            self._fail(UpstreamError("the registry is shutting down"))
+            raise
         except BlobError as error:
+            self._report(error)
             self._fail(error)
         except Exception as error:
             # Followers wait for this task: whatever ends it must reach them.
             logger.exception("fill broke digest=%s", self.digest)
             self._fail(error)
-        except asyncio.CancelledError:
-            self._fail(UpstreamError("the registry is shutting down"))
-            raise
         finally:
             self._staged.discard()
+
+    def _report(self, error: BlobError) -> None:
+        logger.warning("fill failed digest=%s upstream=%s: %s", self.digest, self.origin.client.name, error)
 
     def _fail(self, error: Exception) -> None:
         if not self.is_verified:
             self.error = error
-        logger.warning("fill failed digest=%s upstream=%s: %s", self.digest, self.origin.client.name, error)
         self._notify()
 
     def _notify(self) -> None:

@@ -12,7 +12,14 @@ from aiohttp import web
 from blob.cache.local import Local
 from blob.cache.remote import Remote
 from blob.cache.uploads import Upload, Uploads
-from blob.errors import BlobUnknownError, InvalidReferenceError, NameUnknownError, SizeError, UnsupportedError
+from blob.errors import (
+    BlobUnknownError,
+    InvalidReferenceError,
+    NameUnknownError,
+    SizeError,
+    StoreError,
+    UnsupportedError,
+)
 from blob.oci import media_types
 from blob.oci.digest import parse_digest
 from blob.oci.manifest import LARGEST_MANIFEST, Descriptor, Index, format_manifest
@@ -149,14 +156,18 @@ class Distribution:
         if expected:
             parse_digest(expected)
         upload = self._uploads.start(repository)
-        if expected:
+        if not expected:
+            return _uploading(upload, 202)
+        try:
             return await self._finish(request, upload, expected)
-        return _uploading(upload, 202)
+        finally:
+            # The client was never told of this session, so it cannot continue it.
+            self._uploads.drop(upload)
 
     async def append_upload(self, request: web.Request, parts: Parts) -> web.StreamResponse:
         """Take a piece."""
         upload = self._upload(request, parts)
-        await upload.append(_chunks(request), _extent(request))
+        await self._append(request, upload)
         return _uploading(upload, 202)
 
     async def finish_upload(self, request: web.Request, parts: Parts) -> web.StreamResponse:
@@ -175,12 +186,20 @@ class Distribution:
 
     async def _finish(self, request: web.Request, upload: Upload, text: str) -> web.StreamResponse:
         digest = parse_digest(text)
-        await upload.append(_chunks(request), _extent(request))
+        await self._append(request, upload)
         try:
             await self._local.keep_upload(upload, digest)
         finally:
             self._uploads.drop(upload)
         return _created_blob(upload.repository, str(digest))
+
+    async def _append(self, request: web.Request, upload: Upload) -> None:
+        try:
+            await upload.append(_chunks(request), _extent(request))
+        except StoreError:
+            # What is here so far is what fills the disk.
+            self._uploads.drop(upload)
+            raise
 
     async def _referrers(self, request: web.Request, parts: Parts) -> list[Descriptor]:
         digest = parse_digest(parts["digest"])

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import msgspec
 from aiohttp import web
@@ -86,9 +87,9 @@ async def send_blob(request: web.Request, body: Body, digest: Digest) -> web.Str
             headers["Content-Range"] = format_content_range(*extent, body.size)
         response = web.StreamResponse(status=206 if extent else 200, headers=headers)
         response.content_length = None if end is None else end - start
-        pieces = body.pieces(start, end)
-        first = await anext(pieces, b"")
-        await _send_pieces(request, response, first, pieces)
+        async with aclosing(body.pieces(start, end)) as pieces:
+            first = await anext(pieces, b"")
+            await _send_pieces(request, response, first, pieces)
         return response
     finally:
         body.close()

@@ -81,9 +81,15 @@ async def _make_app(config: Config, store: Store, stack: AsyncExitStack) -> web.
     }
     for remote in remotes.values():
         stack.push_async_callback(remote.close)
-    stack.push_async_callback(fills.close)
     distribution = Distribution(remotes, Local(store), uploads, config.server.names)
-    return make_app(distribution, Admin(store, fills, counters))
+    app = make_app(distribution, Admin(store, fills, counters))
+
+    async def close_fills(_app: web.Application) -> None:
+        await fills.close()
+
+    # Before aiohttp waits for answers that are being sent: those of a download would wait for it.
+    app.on_shutdown.append(close_fills)
+    return app
 
 
 def _listen_tcp(address: str, stack: AsyncExitStack) -> socket.socket:

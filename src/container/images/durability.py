@@ -13,6 +13,7 @@ from pathlib import Path
 
 import msgspec
 
+from container.errors import HostError
 from container.images.store import replace_durably
 
 logger = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ class Durability:
             status = await process.wait()
             if status == 0:
                 self.clear(diff_ids)
-        except OSError as error:
+        except (OSError, HostError) as error:
             logger.warning("cannot sync the image store error=%s", error)
 
     def _read(self) -> _Note:
@@ -86,4 +87,8 @@ class Durability:
             return _Note(self._boot_id)
 
     def _write(self, layers: Collection[str]) -> None:
-        replace_durably(self._path, msgspec.json.encode(_Note(self._boot_id, sorted(layers))))
+        try:
+            replace_durably(self._path, msgspec.json.encode(_Note(self._boot_id, sorted(layers))))
+        except OSError as error:
+            text = (error.strerror or "").lower()
+            raise HostError(f"cannot write `{self._path}`: {text}", "free space, or make it writable") from error

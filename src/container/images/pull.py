@@ -1,7 +1,8 @@
 """Pull images: resolve the name, unpack the layers that are not here, and enter the image into the store.
 
 Layers are unpacked by child processes, as many at a time as there are processors, while their bytes arrive.
-Several pulls share what they have in common: the same image is pulled once, the same layer unpacked once.
+Several pulls share what they have in common: the same image is pulled once, the same layer unpacked once (the
+unpackers see to that among themselves).
 A pull that fails or is cancelled takes back what it had made.
 """
 
@@ -10,11 +11,9 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Collection
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from blob.oci import media_types
 from blob.oci.manifest import Descriptor
 from blob.oci.platform import Platform, host_platform, parse_platform
 from blob.oci.reference import Reference, parse_reference
@@ -66,7 +65,6 @@ class ImagePuller:
         self._upstreams = upstreams
         self._slots = asyncio.Semaphore(parallel or os.cpu_count() or 1)
         self._pulls: Shared[Image, Progress] = Shared()
-        self._unpacks: Shared[dict[str, Any], int] = Shared()
         self._wanted: Counter[str] = Counter()
 
     @property
@@ -111,8 +109,6 @@ class ImagePuller:
         with blob_errors():
             async with client_at(registry.url) as client:
                 resolved = await resolve(client, registry.repository, selector, platform)
-            if not registry.socket:
-                registry = await _log_in(registry, resolved)
         diff_ids = set(resolved.config.rootfs.diff_ids)
         self._wanted.update(diff_ids)
         missing = {diff_id: entry for entry, diff_id in resolved.layers if not self._store.has_layer(diff_id)}
@@ -158,21 +154,17 @@ class ImagePuller:
             logger.warning("left out while unpacking image=%s %s", resolved.id, shown)
 
     async def _unpack(self, diff_id: str, entry: Descriptor, registry: Registry, meter: Meter) -> dict[str, Any]:
-        url = f"{registry.base}/v2/{registry.repository}/blobs/{entry.digest}"
-        headers = {"Authorization": registry.authorization} if registry.authorization else {}
-        job = {
-            "digest": entry.digest,
-            "size": entry.size,
-            "diff_id": diff_id,
-            "directory": os.fspath(self._store.layers.absolute()),
-            "source": {"url": url, "socket": registry.socket, "headers": headers},
-        }
-
-        async def work(tell: Any) -> dict[str, Any]:
-            async with self._slots:
-                return await run_child(self._spawn, UNPACKER, job, tell)
-
-        return await self._unpacks.run(diff_id, work, lambda done: meter.update(diff_id, done))
+        # Another pull may want the same layer from elsewhere: then one child waits for the other's lock.
+        async with self._slots:
+            url = f"{registry.base}/v2/{registry.repository}/blobs/{entry.digest}"
+            job = {
+                "digest": entry.digest,
+                "size": entry.size,
+                "diff_id": diff_id,
+                "directory": os.fspath(self._store.layers.absolute()),
+                "source": {"url": url, "socket": registry.socket, "headers": await _log_in(registry)},
+            }
+            return await run_child(self._spawn, UNPACKER, job, lambda done: meter.update(diff_id, done))
 
     def _release(self, diff_ids: Collection[str]) -> None:
         self._wanted.subtract(diff_ids)
@@ -194,18 +186,21 @@ async def remove_leftovers(spawn: Spawn, layers: Path) -> None:
     await run_child(spawn, (*REMOVER, "--leftovers", os.fspath(layers.absolute())), None, lambda _: None)
 
 
-async def _log_in(registry: Registry, resolved: Resolved) -> Registry:
-    """Return a foreign registry with the header that it wants to see with each request for a blob."""
-    scope = f"repository:{registry.repository}:pull"
+async def _log_in(registry: Registry) -> dict[str, str]:
+    """Return the headers that a foreign registry wants to see with a request for a blob.
+
+    Asked for each layer: tokens live for minutes, and the last layer may have to wait for longer.
+    """
+    if registry.socket:
+        return {}
     insecure = registry.url.startswith("http://")
-    async with AsyncExitStack() as stack:
-        transport = await stack.enter_async_context(Transport(Endpoint(registry.url, registry.url, insecure=insecure)))
-        url = transport.url_of(f"{registry.repository}/manifests/{resolved.manifest_digest}")
-        accept = {"Accept": media_types.ACCEPT_MANIFESTS}
-        response = await transport.send("HEAD", url, scope, accept)
-        response.release()
-        value = response.request_info.headers.get("Authorization", "")
-    return replace(registry, authorization=value)
+    with blob_errors():
+        async with Transport(Endpoint(registry.url, registry.url, insecure=insecure)) as transport:
+            scope = f"repository:{registry.repository}:pull"
+            response = await transport.send("GET", transport.url_of(""), scope)
+            response.release()
+    value = response.request_info.headers.get("Authorization", "")
+    return {"Authorization": value} if value else {}
 
 
 def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -29,12 +29,10 @@ class Registry:
     Attributes:
         url: `unix:///path`, `http://host` or `https://host`.
         repository: the name in its paths.
-        authorization: the header that requests for blobs need; empty if none.
     """
 
     url: str
     repository: str
-    authorization: str = ""
 
     @property
     def socket(self) -> str:

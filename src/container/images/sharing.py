@@ -26,10 +26,6 @@ class Shared(Generic[_Result, _Event]):
     def __init__(self) -> None:
         self._running: dict[str, _Work[_Result, _Event]] = {}
 
-    def keys(self) -> set[str]:
-        """Return what is being worked on."""
-        return set(self._running)
-
     async def run(
         self,
         key: str,

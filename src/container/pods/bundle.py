@@ -88,7 +88,7 @@ def _mounts(plan: Plan) -> list[dict[str, Any]]:
     own_network = plan.spec.network == "none"
     sysfs = SYSFS_BIND if plan.rootless and not own_network else SYSFS
     etc = [_bind(str(plan.directory / name), f"/etc/{name}", read_only=False) for name in ETC_FILES]
-    system = [dict(found) for found in (*MOUNTS, sysfs, CGROUP)]
+    system = [{**found, "options": list(found["options"])} for found in (*MOUNTS, sysfs, CGROUP)]
     if plan.spec.privileged:
         system = [_writable(found) for found in system]
     wanted = [_user_mount(found) for found in plan.spec.mounts or []]

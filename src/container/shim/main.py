@@ -14,6 +14,7 @@ from container.errors import ContainerError, StateError
 from container.linux import prctl
 from container.runtime import channel
 from container.shim.loop import Loop
+from container.shim.node import end_node, enter_node
 from container.shim.server import Server
 
 TYPE_CHECKING = False
@@ -37,8 +38,11 @@ def main(argv: "list[str]") -> int:
     gc.collect()
     gc.freeze()
     gc.disable()
-    Server(Loop(), f"{run_dir}/containers", node).serve(listener)
+    server = Server(Loop(), f"{run_dir}/containers", node)
+    server.serve(listener)
     os.unlink(f"{run_dir}/shim.sock")
+    if server.is_over:
+        end_node(run_dir)
     return 0
 
 

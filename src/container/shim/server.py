@@ -64,12 +64,14 @@ class Server:
     Attributes:
         root: the state directory, `<run>/containers`.
         node: what `hello` tells of the node namespaces.
+        is_over: it was shut down for good, so the node namespaces may go; false after SIGTERM.
     """
 
     def __init__(self, loop: Loop, root: str, node: "dict[str, Any]") -> None:
         self.loop = loop
         self.root = root
         self.node = node
+        self.is_over = False
         self.containers: dict[str, Container] = {}
         self.children: dict[int, Container | Running] = {}
         self.clients: list[Client] = []
@@ -352,6 +354,7 @@ class Server:
             raise StateError(f"{len(alive)} containers run, among them `{alive[0].id}`", "stop them first")
         for container in alive:
             self._remove(container)
+        self.is_over = True
         self.loop.later(0, self.loop.stop)
         return {}
 

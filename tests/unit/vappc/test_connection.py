@@ -23,8 +23,10 @@ async def test_an_early_client_gets_one_answer_per_request_without_newlines(daem
     for request, answer in [
         (b'{"cmd":"Ping"}', b'{"type":"OkUnit"}\n'),
         (
-            b'{"cmd":"RunContainer","data":{"spec":{"image":"demo","command":["/bin/sleep"],"args":["60"],'
-            b'"env":null,"mounts":null,"instance_id":"a","privileged":false}}}',
+            (
+                b'{"cmd":"RunContainer","data":{"spec":{"image":"demo","command":["/bin/sleep"],"args":["60"],'
+                b'"env":null,"mounts":null,"instance_id":"a","privileged":false}}}'
+            ),
             b'{"type":"OkHandle","data":{"instance_id":"a","endpoint":{"type":"Socket","value":"DIR/a"}}}\n',
         ),
         (b'{"cmd":"GetState","data":{"instance_id":"a"}}', b'{"type":"OkState","data":"Running"}\n'),
@@ -115,7 +117,9 @@ async def test_a_client_that_stops_sending_still_gets_its_answers(daemon):
 async def test_work_goes_on_when_its_client_leaves(daemon):
     daemon.images.gate = asyncio.Event()
     reader, writer = await connect(daemon)
-    writer.write(b'{"cmd":"RunContainer","id":1,"data":{"spec":{"image":"demo","command":["/bin/sleep"],"args":["60"],"instance_id":"a"}}}\n')
+    writer.write(
+        b'{"cmd":"RunContainer","id":1,"data":{"spec":{"image":"demo","command":["/bin/sleep"],"args":["60"],"instance_id":"a"}}}\n'
+    )
     await reader.readline()
     writer.close()
     daemon.images.gate.set()
@@ -136,7 +140,9 @@ async def test_input_for_nobody_is_an_error(daemon):
 
 async def test_a_leaving_client_lets_go_of_its_exec(daemon):
     reader, writer = await connect(daemon)
-    writer.write(b'{"cmd":"RunContainer","data":{"spec":{"image":"demo","command":["/bin/sleep"],"args":["60"],"instance_id":"a"}}}\n')
+    writer.write(
+        b'{"cmd":"RunContainer","data":{"spec":{"image":"demo","command":["/bin/sleep"],"args":["60"],"instance_id":"a"}}}\n'
+    )
     await reader.readline()
     writer.write(b'{"cmd":"Exec","id":2,"data":{"instance_id":"a","spec":{"argv":["/bin/cat"],"stdin":true}}}\n')
     assert json.loads(await reader.readline())["type"] == "Started"

@@ -2,6 +2,7 @@ import asyncio
 import os
 import socket
 import stat
+import sys
 
 import pytest
 
@@ -38,7 +39,18 @@ def test_addresses_are_read_and_written_back(text, address):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "unix:", "vsock:", "vsock:x", "vsock:-1", "tcp:80", "tcp:h:99999", "tcp:h:١", "http://x", "/" + "a" * 108],
+    [
+        "",
+        "unix:",
+        "vsock:",
+        "vsock:x",
+        "vsock:-1",
+        "tcp:80",
+        "tcp:h:99999",
+        "tcp:h:\u0661",
+        "http://x",
+        "/" + "a" * 108,
+    ],
 )
 def test_what_is_no_address_is_refused_with_a_hint(text):
     with pytest.raises(AddressError) as caught:
@@ -132,21 +144,25 @@ async def test_missing_directory_is_one_clear_error(tmp_path):
     assert caught.value.hint
 
 
+async def as_stranger(address, groups):
+    """Return what somebody of other ids is told, who has got hold of the socket past its mode."""
+    script = (
+        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); fd = os.open(sys.argv[1], os.O_PATH);"
+        f"os.setgroups({groups}); os.setgid(54321); os.setuid(54321);"
+        "s.connect(f'/proc/self/fd/{fd}'); print(s.recv(500).decode())"
+    )
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", script, address.path, stdout=pipe)
+    out, _ = await child.communicate()
+    return out.decode()
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can become somebody else")
 async def test_a_stranger_is_told_no(tmp_path):
     address = UnixAddress(str(tmp_path / "s"))
     listener = await listen(address, echo)
     os.chmod(address.path, 0o666)  # somebody opened it by hand: the credentials still count
-    os.chmod(tmp_path, 0o755)
-    script = (
-        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); fd = os.open(sys.argv[1], os.O_PATH);"
-        "os.setgroups([]); os.setgid(54321); os.setuid(54321); s.connect(f'/proc/self/fd/{fd}'); print(s.recv(500).decode())"
-    )
-    child = await asyncio.create_subprocess_exec(
-        "python3", "-c", script, address.path, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await child.communicate()
-    assert b"user 54321 is neither" in out
+    assert "user 54321 is neither" in await as_stranger(address, [])
     listener.close()
 
 
@@ -155,15 +171,7 @@ async def test_a_member_of_the_sockets_group_is_welcome(tmp_path):
     address = UnixAddress(str(tmp_path / "s"))
     listener = await listen(address, echo)
     os.chown(address.path, -1, 54322)
-    script = (
-        "import os, socket, sys; s = socket.socket(socket.AF_UNIX); fd = os.open(sys.argv[1], os.O_PATH);"
-        "os.setgroups([54322]); os.setgid(54321); os.setuid(54321); s.connect(f'/proc/self/fd/{fd}'); print(s.recv(500).decode())"
-    )
-    child = await asyncio.create_subprocess_exec(
-        "python3", "-c", script, address.path, stdout=asyncio.subprocess.PIPE
-    )
-    out, _ = await child.communicate()
-    assert out.startswith(b"uid 54321 pid") and b"||False" in out
+    assert "||False" in await as_stranger(address, [54322])
     listener.close()
 
 

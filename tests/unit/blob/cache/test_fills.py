@@ -182,3 +182,21 @@ async def test_a_range_of_a_blob_that_is_being_downloaded(blob: Blob, upstream: 
     status, answer, body = await blob.get(path_of(digest), headers={"Range": "bytes=1000000-1000099"})
     assert (status, body) == (206, LARGE[1_000_000:1_000_100])
     assert answer.headers["Content-Range"] == f"bytes 1000000-1000099/{len(LARGE)}"
+
+
+async def test_no_descriptor_stays_open(blob: Blob, upstream: FakeRegistry) -> None:
+    async def leave_early(digest: str) -> None:
+        response = await blob.http.get(blob.url + path_of(digest))
+        await response.content.readexactly(1000)
+        response.close()
+
+    warm = upstream.add_blob(LARGE)
+    await blob.get(path_of(warm))
+    await wait_until(lambda: not blob.leftovers())
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(10):
+        digest = upstream.add_blob(LARGE + bytes([number]))
+        await asyncio.gather(blob.get(path_of(digest)), leave_early(digest), leave_early(warm), blob.get(path_of(warm)))
+    await wait_until(lambda: not blob.leftovers())
+    # Connections that are kept for reuse count too: a few of them, not one per request.
+    await wait_until(lambda: len(os.listdir("/proc/self/fd")) <= before + 10)

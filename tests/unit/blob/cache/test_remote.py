@@ -143,7 +143,7 @@ async def test_a_manifest_by_digest_is_asked_for_once_and_verified(blob: Blob, u
     assert (await blob.get(f"/v2/up.test/a/b/manifests/{wanted}"))[0] == 502
 
 
-async def test_a_fetch_outlives_the_client_that_asked_for_it(blob: Blob, upstream: FakeRegistry) -> None:
+async def test_a_challenge_of_the_upstream_is_answered(blob: Blob, upstream: FakeRegistry) -> None:
     upstream.auth = "bearer"
     upstream.add_manifest("a/b", "1", make_image(b"x"))
     assert (await blob.get(TAG))[0] == 200

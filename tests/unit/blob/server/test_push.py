@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 import pytest
 
+from unit.blob.cache.test_blobs import file_size_limit
 from unit.blob.conftest import Blob
 from unit.blob.fakeregistry import OCI_INDEX, OCI_MANIFEST, FakeRegistry, make_image, sha256
 
@@ -123,6 +124,17 @@ async def test_wrong_bytes_are_refused_and_leave_nothing(blob: Blob) -> None:
     status, _, body = await blob.send("PUT", f"{where}?digest={sha256(b'right')}", data=b"wrong")
     assert (status, error_of(body)) == (400, "DIGEST_INVALID")
     assert (await blob.send("HEAD", f"{REPO}/blobs/{sha256(b'right')}"))[0] == 404
+    assert blob.leftovers() == []
+
+
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_push_to_a_full_disk_is_an_error_and_leaves_nothing(blob: Blob, in_pieces: bool) -> None:
+    data = bytes(900_000)
+    where = await start_upload(blob) if in_pieces else f"{REPO}/blobs/uploads/?digest={sha256(data)}"
+    with file_size_limit(500_000):
+        status, _, body = await blob.send("PATCH" if in_pieces else "POST", where, data=data)
+    assert status == 507
+    assert json.loads(body)["errors"][0]["detail"] == {"hint": "free some space"}
     assert blob.leftovers() == []
 
 

@@ -1,5 +1,6 @@
 """The command as a process: readiness, signals, and one clear line when it cannot."""
 
+import asyncio
 import json
 import signal
 import socket
@@ -12,11 +13,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 import pytest
 
 from blob.cli import main
+from blob.config import Cache, Config, Server, Upstream
 from blob.errors import ConfigError
-from blob.server.serve import parse_address
+from blob.server.serve import GRACE_S, parse_address, run_server
+from unit.blob.fakeregistry import FakeRegistry
 from unit.blob.upstream.archives import tar_bytes
 
 COMMAND = [sys.executable, "-m", "blob"]
@@ -49,6 +53,23 @@ def test_it_says_where_it_listens_and_stops_without_a_word(tmp_path: Path, numbe
         out, err = process.communicate(timeout=10)
     assert (process.returncode, out, err) == (0, "", "")
     assert not path.exists()
+
+
+async def test_a_download_that_hangs_does_not_hold_up_the_end(tmp_path: Path, upstream: FakeRegistry) -> None:
+    digest = upstream.add_blob(bytes(4 << 20))
+    upstream.stall_after = 1 << 20
+    config = Config(
+        Server(("127.0.0.1:0",)), Cache(str(tmp_path / "s")), {"up.test": Upstream(upstream.url, insecure=True)}
+    )
+    async with aiohttp.ClientSession() as http:
+        async with run_server(config) as ready:
+            response = await http.get(f"http://{ready.listen[0]}/v2/up.test/x/blobs/{digest}")
+            await response.content.readexactly(1000)
+            started = asyncio.get_running_loop().time()
+        assert asyncio.get_running_loop().time() - started < GRACE_S
+        with pytest.raises(aiohttp.ClientError):
+            await response.read()
+    assert list((tmp_path / "s" / "tmp").iterdir()) == []
 
 
 def test_a_killed_server_leaves_nothing_in_the_way(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ async def run(code: str, job: dict | None = None) -> tuple[dict, list[int]]:
 
 
 async def test_progress_comes_before_the_result():
-    code = 'import sys; j = sys.stdin.readline(); print(\'{"bytes": 1}\\n{"bytes": 2}\\n{"ok": \' + j + "}")'
+    code = 'import sys; j = sys.stdin.readline().strip(); print(\'{"bytes": 1}\\n{"bytes": 2}\\n{"ok": \' + j + "}")'
     assert await run(code, {"a": 1}) == ({"a": 1}, [1, 2])
 
 
