@@ -45,6 +45,7 @@ async def fake_daemon(
 
     where = address or UnixAddress(str(directory / "vappc.sock"))
     listener = await listen(where, connected)
+    await listener.start()
     try:
         yield FakeDaemon(str(where), engine, shim, images, listener)
     finally:

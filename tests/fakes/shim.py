@@ -6,6 +6,7 @@ It runs the args of config.json as they are, writes a log in CRI format, and kee
 import asyncio
 import json
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,7 +117,7 @@ class FakeShim:
         container = self._find(container_id)
         if container.state.exit is not None:
             raise StateError(f"container not running: `{container_id}`")
-        os.killpg(container.state.pid, signal)
+        _kill(container.state.pid, signal)
 
     async def delete(self, container_id: str, *, force: bool = False) -> None:
         if force and container_id not in self.containers:
@@ -125,7 +126,7 @@ class FakeShim:
         if container.state.exit is None:
             if not force:
                 raise StateError("it runs")
-            os.killpg(container.state.pid, 9)
+            _kill(container.state.pid, 9)
         await asyncio.wait({container.task})
         if container.stdin >= 0:
             os.close(container.stdin)
@@ -186,9 +187,17 @@ async def _log(container: _Container, path: Path) -> None:
 
 
 async def _copy(reader, name: bytes, log) -> None:
-    while line := await reader.readline():
-        tag = b"F" if line.endswith(b"\n") else b"P"
-        log.write(b"2026-01-02T03:04:05.000000006Z %s %s %s\n" % (name, tag, line.removesuffix(b"\n")))
+    while data := await reader.read(1 << 16):
+        for line in re.findall(rb"[^\n]*\n|[^\n]+", data):
+            tag = b"F" if line.endswith(b"\n") else b"P"
+            log.write(b"2026-01-02T03:04:05.000000006Z %s %s %s\n" % (name, tag, line.removesuffix(b"\n")))
+
+
+def _kill(pid: int, signal: int) -> None:
+    try:
+        os.killpg(pid, signal)
+    except ProcessLookupError:
+        pass  # it has ended, but its log is not closed yet
 
 
 def _exit(code: int) -> Exit:

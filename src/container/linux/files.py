@@ -81,6 +81,16 @@ def close_range_on_exec(first: int) -> None:
                 continue
 
 
+def close_all_but(keep: "set[int]") -> None:
+    """Close every descriptor that is not in `keep`, by one close_range(2) for each gap."""
+    first = 0
+    for fd in sorted(keep):
+        if fd > first:
+            syscall(NR_close_range, "close_range", first, fd - 1, 0)
+        first = fd + 1
+    syscall(NR_close_range, "close_range", first, 0xFFFFFFFF, 0)
+
+
 def filesystem_type(fd: int) -> int:
     """Return the magic number of the file system that `fd` lies on: fstatfs(2)."""
     # struct statfs is 120 bytes on 64-bit Linux; f_type is its first long. Twice the size costs nothing.

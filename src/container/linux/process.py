@@ -157,3 +157,12 @@ def zombie_status(pid: int, started: "int | None") -> "int | None":
     if fields[0] != b"Z" or (started is not None and int(fields[19]) != started):
         return None
     return int(fields[49])
+
+
+def process_state(pid: int) -> str:
+    """Return the letter of a process's state, such as R, S, T or Z, and "" if there is none (proc(5))."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0].decode()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""

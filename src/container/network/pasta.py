@@ -39,7 +39,7 @@ _STOP_TIMEOUT_S = 1.0
 _NOISE = ("Failed to send", "No interfaces with IPv6", "No external routable")
 
 
-def pasta_arguments(pid: int, pid_file: str, host_loopback: bool = True) -> "list[str]":
+def pasta_arguments(pid: int, pid_file: str, host_loopback: bool = False) -> "list[str]":
     """Return the arguments to serve the namespaces of process `pid`. PURE.
 
     Args:
@@ -97,7 +97,7 @@ def check_tun() -> None:
         ) from error
 
 
-def start_pasta(pid: int, pid_file: str, host_loopback: bool = True) -> "tuple[int, int | None]":
+def start_pasta(pid: int, pid_file: str, host_loopback: bool = False) -> "tuple[int, int | None]":
     """Attach pasta to the namespaces of `pid`; returns its pid and start time once the interface is up.
 
     It is started by the user outside of the namespaces, never from within.

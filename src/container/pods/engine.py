@@ -14,9 +14,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from contextlib import asynccontextmanager, contextmanager
 
 import msgspec
 
@@ -32,10 +30,10 @@ from container.intent import (
     Provisioning,
     SocketEndpoint,
     StateDetail,
-    Status,
 )
 from container.paths import Paths
 from container.pods import logs, signals
+from container.pods.infos import info, main_process
 from container.pods.launch import Launcher, Wish
 from container.pods.needs import ImageStore, Runtime, State
 from container.pods.operations import Operation, Operations
@@ -64,7 +62,9 @@ class Engine:
         self._launcher = Launcher(self._records, images, shim, rootless=rootless)
         self._monitors: dict[str, asyncio.Task[None]] = {}
         self._held: Counter[str] = Counter()
-        self._removals: set[asyncio.Task[None]] = set()
+        self._removals: dict[str, asyncio.Task[None]] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._waiting: Counter[str] = Counter()
 
     async def restore(self) -> None:
         """Take up what an earlier daemon left: watch what runs, keep exit codes, clear interrupted starts."""
@@ -186,8 +186,8 @@ class Engine:
         """Return all containers, the newest first."""
         states = await self._states()
         records = [found for name in self._records.names() if (found := self._records.read(name))]
-        infos = [_info(record, states.get(record.id)) for record in records]
-        return sorted(infos, key=lambda info: -info.created)
+        infos = [info(record, states.get(record.id)) for record in records]
+        return sorted(infos, key=lambda found: -found.created)
 
     async def inspect(self, container_id: str) -> ContainerDetail:
         """Return everything about one container."""
@@ -198,7 +198,7 @@ class Engine:
         except FileNotFoundError:
             config = b"null"
         return ContainerDetail(
-            info=_info(record, (await self._states()).get(record.id)),
+            info=info(record, (await self._states()).get(record.id)),
             spec=record.spec,
             image_digest=record.image_digest,
             directory=str(directory),
@@ -235,7 +235,7 @@ class Engine:
         state = await self._alive(container_id)
         if state.status != "running":
             raise StateError(f"container `{container_id}` is {state.status}", "resume it first")
-        main = _read_process(self._records.directory(container_id))
+        main = main_process(self._records.directory(container_id))
         user = self._launcher.user(container_id, spec.user) if spec.user is not None else None
         exec_id = f"exec-{secrets.token_hex(6)}"
         handle = await self._shim.exec(
@@ -261,6 +261,11 @@ class Engine:
         if not spec.stdin and not spec.terminal:
             return None
         return Attachment(container_id, self._shim, is_terminal=spec.terminal)
+
+    async def wait_removed(self, container_id: str) -> None:
+        """Wait until a container that is removed at its end is gone; at once if none is being removed."""
+        if task := self._removals.get(container_id):
+            await asyncio.wait({task})
 
     def layers_in_use(self) -> set[str]:
         """Return the diff ids of the layers that containers are made of."""
@@ -336,22 +341,40 @@ class Engine:
         record = self._records.read(container_id)
         if record is None or not record.spec.remove or record.exit is None or self._held[container_id]:
             return
-        task = asyncio.create_task(self._remove_ended(container_id), name=f"remove {container_id}")
-        self._removals.add(task)
-        task.add_done_callback(self._removals.discard)
+        if container_id not in self._removals:
+            task = asyncio.create_task(self._remove_ended(record), name=f"remove {container_id}")
+            self._removals[container_id] = task
+            task.add_done_callback(lambda _: self._removals.pop(container_id, None))
 
-    async def _remove_ended(self, container_id: str) -> None:
+    async def _remove_ended(self, record: Record) -> None:
+        container_id = record.id
         try:
-            await self._discard(container_id)
+            await self._discard(container_id, only=record)
         except (ContainerError, OSError) as error:
             logger.error("cannot remove container id=%s error=%s", container_id, error)
 
-    async def _discard(self, container_id: str) -> None:
-        monitor = self._monitors.pop(container_id, None)
-        if monitor is not None:
-            monitor.cancel()
-            await asyncio.wait({monitor})
-        await self._launcher.discard(container_id)
+    async def _discard(self, container_id: str, only: Record | None = None) -> None:
+        """Remove a container; with `only` not another one that has taken the id meanwhile."""
+        async with self._exclusive(container_id):
+            found = self._records.read(container_id)
+            if only is None or (found is not None and found.created == only.created):
+                monitor = self._monitors.pop(container_id, None)
+                if monitor is not None:
+                    monitor.cancel()
+                    await asyncio.wait({monitor})
+                await self._launcher.discard(container_id)
+
+    @asynccontextmanager
+    async def _exclusive(self, container_id: str) -> AsyncIterator[None]:
+        lock = self._locks.setdefault(container_id, asyncio.Lock())
+        self._waiting[container_id] += 1
+        try:
+            async with lock:
+                yield
+        finally:
+            self._waiting[container_id] -= 1
+            if not self._waiting[container_id]:
+                del self._waiting[container_id], self._locks[container_id]
 
     def _end_event(self, container_id: str) -> asyncio.Event:
         ended = asyncio.Event()
@@ -390,33 +413,3 @@ class Engine:
         if record is None:
             raise NotFoundError(f"no container `{container_id}`", "`vappc ps -a` lists all")
         return record
-
-
-def _info(record: Record, state: State | None) -> ContainerInfo:
-    return ContainerInfo(
-        id=record.id,
-        name=record.spec.name or record.id,
-        image=record.spec.image,
-        image_id=record.image_id,
-        status=_status(record, state),
-        created=record.created,
-        pid=state.pid if state is not None else 0,
-        started=record.started,
-        exit=record.exit,
-        command=record.command,
-        labels=record.spec.labels,
-    )
-
-
-def _status(record: Record, state: State | None) -> Status:
-    if state is not None:
-        for known in ("created", "running", "paused", "creating"):
-            if state.status == known:
-                return known
-    return "stopped" if record.started else "creating"
-
-
-def _read_process(directory: Path) -> dict[str, Any]:
-    found: dict[str, Any] = msgspec.json.decode((directory / "config.json").read_bytes())
-    process: dict[str, Any] = found["process"]
-    return process

@@ -184,12 +184,16 @@ def _tail_offset(fd: int, lines: int) -> int:
 
 
 def _line_starts(buffer: bytes, *, complete: bool) -> list[int]:
-    """Return the offsets in `buffer` at which a line of the container begins."""
+    """Return the offsets in `buffer` at which a line of the container begins, on either stream."""
     starts: list[int] = []
-    offset, fresh = 0, complete
-    for line in buffer.split(b"\n")[:-1]:
-        if fresh:
+    begins: dict[bytes, bool] = {}
+    offset = 0
+    for number, line in enumerate(buffer.split(b"\n")[:-1]):
+        parts = line.split(b" ", 3)
+        stream, tag = (parts[1], parts[2]) if len(parts) == 4 else (b"", b"F")
+        # The first line of a piece from the middle may be cut anywhere.
+        if begins.get(stream, complete or number > 0):
             starts.append(offset)
-        fresh = line.split(b" ", 3)[2:3] != [b"P"]
+        begins[stream] = tag != b"P"
         offset += len(line) + 1
     return starts

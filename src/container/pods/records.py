@@ -1,13 +1,14 @@
 """container.json: what was asked for and how it ended, one file per container. No decisions.
 
 It is written so that it survives power loss: a container that ran is never forgotten, and an exit code
-that was told to somebody is never lost. The format carries a version; unknown versions are left alone.
+that was told to somebody is never lost, unless the container was to be removed at its end. The format
+carries a version; unknown versions are left alone.
 """
 
 import asyncio
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,6 +17,7 @@ from msgspec import Struct
 from container.errors import HostError
 from container.images.store import replace_durably
 from container.intent import ContainerRunSpec, ExitStatus
+from container.linux.files import replace_file
 
 logger = logging.getLogger(__name__)
 
@@ -56,9 +58,16 @@ class Records:
         return self.root / container_id
 
     async def write(self, record: Record) -> None:
-        """Keep `record`; it is on disk when this returns."""
-        # fsync may take long on a busy disk, and the loop serves everybody.
-        await asyncio.to_thread(self._write, record)
+        """Keep `record`; what tells of a container that ran is on disk when this returns.
+
+        A start under way and a container that is removed at its end need to survive a crash of the daemon,
+        but not of the machine: after that they are nothing but leftovers to clear.
+        """
+        if record.started and not record.spec.remove:
+            # fsync may take long on a busy disk, and the loop serves everybody.
+            await asyncio.to_thread(self._write, record, replace_durably)
+        else:
+            self._write(record, lambda path, data: replace_file(str(path), data, 0o600))
 
     def read(self, container_id: str) -> Record | None:
         """Return the record, None if there is none that this version understands."""
@@ -79,11 +88,11 @@ class Records:
                 if entry.is_dir(follow_symlinks=False):
                     yield entry.name
 
-    def _write(self, record: Record) -> None:
+    def _write(self, record: Record, replace: Callable[[Path, bytes], None]) -> None:
         directory = self.directory(record.id)
         text = msgspec.json.format(msgspec.json.encode(record), indent=2)
         try:
-            replace_durably(directory / FILE, text)
+            replace(directory / FILE, text)
         except OSError as error:
             raise HostError(
                 f"cannot write `{directory / FILE}`: {(error.strerror or '').lower()}",

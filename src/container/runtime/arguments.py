@@ -33,6 +33,25 @@ _CREATE = {
     "--no-subreaper": ("", "accepted for runc's callers"),
 }
 
+#: Options of `update` that stand for one field of linux.resources; texts stay texts, the others are numbers.
+UPDATES = {
+    "--memory": ("memory", "limit"),
+    "--memory-reservation": ("memory", "reservation"),
+    "--memory-swap": ("memory", "swap"),
+    "--cpu-period": ("cpu", "period"),
+    "--cpu-quota": ("cpu", "quota"),
+    "--cpu-burst": ("cpu", "burst"),
+    "--cpu-share": ("cpu", "shares"),
+    "--cpu-rt-period": ("cpu", "realtimePeriod"),
+    "--cpu-rt-runtime": ("cpu", "realtimeRuntime"),
+    "--cpu-idle": ("cpu", "idle"),
+    "--cpuset-cpus": ("cpu", "cpus"),
+    "--cpuset-mems": ("cpu", "mems"),
+    "--blkio-weight": ("blockIO", "weight"),
+    "--pids-limit": ("pids", "limit"),
+}
+TEXTS = frozenset(("--cpuset-cpus", "--cpuset-mems"))
+
 #: verb -> (operands, options, help)
 VERBS: "dict[str, tuple[str, dict[str, tuple[str, str]], str]]" = {
     "create": ("ID", _CREATE, "build a container; its program waits for `start`"),
@@ -75,7 +94,14 @@ VERBS: "dict[str, tuple[str, dict[str, tuple[str, str]], str]]" = {
     "ps": ("ID", {"--format": ("FORMAT", "table or json (table)")}, "list the processes of a container"),
     "pause": ("ID", {}, "freeze a container"),
     "resume": ("ID", {}, "let a paused container go on"),
-    "update": ("ID", {"--resources": ("FILE", "linux.resources as JSON; `-` reads standard input")}, "change limits"),
+    "update": (
+        "ID",
+        {
+            "--resources": ("FILE", "linux.resources as JSON; `-` reads standard input"),
+            **{option: ("N", f"sets `{'.'.join(path)}`") for option, path in UPDATES.items()},
+        },
+        "change limits",
+    ),
     "events": ("ID", {"--stats": ("", "print once and end")}, "print usage as JSON"),
     "spec": (
         "",
@@ -131,9 +157,14 @@ class Arguments:
     def number(self, option: str) -> int:
         """Return the value of `option` as a number, 0 if it was not given."""
         text = self.get(option, "0")
-        if not text.isdecimal():
-            raise ConfigError(f"`{option}` takes a number, not `{text}`")
+        if not is_number(text.removeprefix("-")):
+            raise ConfigError(f"`{option}` takes a number, not `{text}`", "such as 0, 1024 or -1")
         return int(text)
+
+
+def is_number(text: str) -> bool:
+    """Tell whether `text` is a plain number: digits of ASCII, for int() also takes those of every other script."""
+    return text.isascii() and text.isdecimal()
 
 
 def parse(words: "list[str]") -> Arguments:
@@ -181,7 +212,7 @@ def _take_options(
             value = value if equals else "true"
         elif not equals:
             if not words:
-                raise ConfigError(f"option `{option}` requires an argument")
+                raise ConfigError(f"option `{option}` requires an argument", f"see `{where} --help`")
             value = words.pop(0)
         values.setdefault(option, []).append(value)
     return words

@@ -1,7 +1,7 @@
 """The wire between a container's init and the process that launches it.
 
 A SOCK_SEQPACKET pair: one message a packet, the first byte is its kind. `_socket` is the C module
-behind `socket`, whose import alone would cost a start more than all its system calls.
+behind `socket`, whose import alone would cost a start more than all its system calls; the same goes for `array`.
 
     init to parent    b"P" pid     the init was cloned by a stage; its pidfd comes along
                       b"C"         the master of the console comes along
@@ -15,15 +15,15 @@ behind `socket`, whose import alone would cost a start more than all its system 
 """
 
 import _socket
-import array
 import os
+import struct
 
 from container.errors import ContainerError, LaunchError
 
 STAGED, CONSOLE, LISTENER, READY, ERROR, PROCEED, GO = b"P", b"C", b"S", b"R", b"E", b"n", b"g"
 
 _MAX = 1 << 16
-_FDS = array.array("i", [0]).itemsize * 4
+_FDS = struct.calcsize("4i")
 
 
 class Channel:
@@ -40,7 +40,7 @@ class Channel:
 
     def send(self, kind: bytes, payload: bytes = b"", fds: "tuple[int, ...]" = ()) -> None:
         """Send one message; descriptors travel as copies. A peer that is gone is not an error here."""
-        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+        ancillary = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
         try:
             self.sock.sendmsg([kind + payload], ancillary, _socket.MSG_NOSIGNAL)
         except (BrokenPipeError, ConnectionResetError):
@@ -49,16 +49,19 @@ class Channel:
     def receive(self) -> "tuple[bytes, bytes, list[int]]":
         """Return (kind, payload, descriptors) of the next message; (b"", b"", []) at the end."""
         try:
-            data, ancillary, _flags, _address = self.sock.recvmsg(
-                _MAX, _socket.CMSG_SPACE(_FDS), _socket.MSG_CMSG_CLOEXEC
-            )
+            data, ancillary, _flags, _address = self._read()
         except ConnectionResetError:
-            return b"", b"", []
-        fds = array.array("i")
+            # The peer died with a message of ours unread; its own last words are behind this error.
+            data, ancillary, _flags, _address = self._read()
+        fds: list[int] = []
         for level, kind, content in ancillary:
             if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
-                fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-        return data[:1], data[1:], list(fds)
+                count = len(content) // 4
+                fds += struct.unpack(f"{count}i", content[: count * 4])
+        return data[:1], data[1:], fds
+
+    def _read(self) -> "tuple[bytes, list[tuple[int, int, bytes]], int, object]":
+        return self.sock.recvmsg(_MAX, _socket.CMSG_SPACE(_FDS), _socket.MSG_CMSG_CLOEXEC)
 
     def send_error(self, error: Exception) -> None:
         """Tell the other side why this one gives up."""
@@ -102,6 +105,16 @@ def accept(listener: "_socket.socket") -> Channel:
     fd, _address = listener._accept()  # type: ignore[attr-defined] # accept4(2); typeshed lacks it
     os.set_inheritable(fd, False)
     return Channel(_socket.socket(fileno=fd))
+
+
+def send_descriptor(path: str, fd: int, payload: bytes) -> None:
+    """Send `fd` to the stream socket at `path` in one message, as conmon and containerd expect it."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
+    try:
+        sock.connect(path)
+        sock.sendmsg([payload], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))])
+    finally:
+        sock.close()
 
 
 def parse_error(payload: bytes) -> LaunchError:

@@ -1,15 +1,15 @@
 """The command `vapp-oci`: parse, run one verb, tell errors as runc's callers expect to read them."""
 
-import json
 import os
 import sys
 import time
 
-from container.errors import ContainerError
+from container.errors import ConfigError, ContainerError
 from container.runtime import arguments as parsing
 from container.runtime import commands
 from container.runtime.state import format_time
 from container.spec.config import OCI_VERSION
+from container.spec.document import encode
 
 VERSION = "0.1.0"
 
@@ -30,6 +30,7 @@ def main(argv: "list[str] | None" = None) -> int:
         sys.stdout.write(parsing.help_text(arguments.verb))
         return 0
     try:
+        _check_log(arguments)
         return commands.VERBS[arguments.verb](arguments)
     except ContainerError as error:
         _tell(arguments, error)
@@ -38,6 +39,20 @@ def main(argv: "list[str] | None" = None) -> int:
     except KeyboardInterrupt:
         return 130
     return commands.EXEC_FAILED if arguments.verb == "exec" else 1
+
+
+def _check_log(arguments: parsing.Arguments) -> None:
+    """Refuse a log that could not be written to before anything is done that it should tell of."""
+    if arguments.get("--log-format", "text") not in ("text", "json"):
+        raise ConfigError(f"unknown log format `{arguments.get('--log-format')}`", "text or json")
+    log = arguments.get("--log")
+    if log and log != "/dev/stderr":
+        try:
+            os.close(os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644))
+        except OSError as error:
+            raise ConfigError(
+                f"cannot open log `{log}`: {(error.strerror or '').lower()}", "name another file"
+            ) from error
 
 
 def _words(error: OSError) -> str:
@@ -53,9 +68,9 @@ def _tell(arguments: "parsing.Arguments | None", error: ContainerError) -> None:
         return
     now = format_time(time.time())
     if arguments is not None and arguments.get("--log-format") == "json":
-        line = json.dumps({"level": "error", "msg": error.message, "time": now})
+        line = encode({"level": "error", "msg": error.message, "time": now})
     else:
-        line = f'time="{now}" level=error msg={json.dumps(error.message)}'
+        line = f'time="{now}" level=error msg={encode(error.message)}'
     try:
         with open(log, "a", encoding="utf-8") as file:
             file.write(line + "\n")

@@ -1,27 +1,22 @@
 """The verbs of `vapp-oci`; each takes the parsed arguments and returns an exit status."""
 
-import json
 import os
-import signal
 import sys
 
 from container.errors import ConfigError, ContainerError
-from container.linux.capabilities import NAMES
 from container.linux.files import replace_file
-from container.linux.namespaces import FLAGS
-from container.runtime import exec as execs
-from container.runtime import foreground, launch, lifecycle, rootfs
-from container.runtime import options as mount_options
+from container.runtime import joins, launch, lifecycle, signals
 from container.runtime import state as states
-from container.runtime.arguments import Arguments
+from container.runtime.arguments import TEXTS, UPDATES, Arguments
+from container.runtime.channel import send_descriptor
 from container.spec import config as specs
-from container.spec import example
+from container.spec.document import pretty
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from container.spec.types import Config, Linux, Process
+    from container.spec.types import Config, Linux
 
 #: What a failing exec exits with, so that it differs from the program's own statuses (runc).
 EXEC_FAILED = 255
@@ -30,7 +25,7 @@ EXEC_FAILED = 255
 def default_root() -> str:
     """Return the state directory for this user; inside podman's user namespace the user's own."""
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
-    if runtime_dir and (os.geteuid() != 0 or launch.in_user_namespace()):
+    if runtime_dir and (os.geteuid() != 0 or joins.in_user_namespace()):
         return f"{runtime_dir}/vapp-oci"
     return "/run/vapp-oci" if os.geteuid() == 0 else f"/tmp/vapp-oci-{os.getuid()}"
 
@@ -53,16 +48,26 @@ def run(arguments: Arguments) -> int:
     except BaseException:
         started.abort()
         raise
-    lifecycle.run_hooks(started.state, "poststart", "running")
+    _tell_poststart(started)
     if arguments.has("--detach"):
         started.close()
         return 0
+    from container.runtime import foreground  # for those alone who wait
+
     master = -1 if arguments.get("--console-socket") else started.console
     code = foreground.wait(started.pid, started.pidfd, master)
     started.close()
     if not arguments.has("--keep"):
-        lifecycle.delete(root, container_id, force=True)
+        _warn(lifecycle.delete(root, container_id, force=True))
     return code
+
+
+def _tell_poststart(started: launch.Launch) -> None:
+    try:
+        lifecycle.run_poststart(started.state)
+    except BaseException:
+        started.abort()
+        raise
 
 
 def start(arguments: Arguments) -> int:
@@ -73,17 +78,24 @@ def start(arguments: Arguments) -> int:
 
 def execute(arguments: Arguments) -> int:
     """Run a further program."""
+    from container.runtime import exec as execs
+    from container.runtime import processes
+
     if not arguments.operands:
-        raise ConfigError("`exec` takes ID [COMMAND…]")
+        raise ConfigError("`exec` takes ID [COMMAND…]", "see `exec --help`")
     container_id, *command = arguments.operands
     root = _root(arguments)
-    spec = _process(arguments, root, container_id, command)
-    if spec.get("terminal") and arguments.has("--detach") and not arguments.get("--console-socket"):
-        raise ConfigError(
-            "cannot allocate tty if runc will detach without setting console socket",
-            "pass `--console-socket`",
-        )
-    running = execs.begin(root, container_id, spec, keep_fds=_preserved(arguments))
+    spec = processes.build(arguments, states.load(root, container_id), command)
+    _check_console(arguments, bool(spec.get("terminal")), arguments.has("--detach"))
+    listening = _listening()
+    running = execs.begin(
+        root,
+        container_id,
+        spec,
+        keep_fds=arguments.number("--preserve-fds") + listening,
+        listen_fds=listening,
+        cache_dir=_cache(root),
+    )
     try:
         while (event := running.feed()) != "started":
             if event == "staged":
@@ -95,6 +107,8 @@ def execute(arguments: Arguments) -> int:
         raise
     code = 0
     if not arguments.has("--detach"):
+        from container.runtime import foreground
+
         master = -1 if arguments.get("--console-socket") else running.console
         code = foreground.wait(running.pid, running.pidfd, master)
     running.close()
@@ -104,13 +118,13 @@ def execute(arguments: Arguments) -> int:
 def kill(arguments: Arguments) -> int:
     """Send a signal."""
     word = arguments.operands[1] if len(arguments.operands) > 1 else "TERM"
-    lifecycle.kill(_root(arguments), arguments.operands[0], parse_signal(word), arguments.has("--all"))
+    lifecycle.kill(_root(arguments), arguments.operands[0], signals.parse(word), arguments.has("--all"))
     return 0
 
 
 def delete(arguments: Arguments) -> int:
     """Remove a container."""
-    lifecycle.delete(_root(arguments), arguments.operands[0], arguments.has("--force"))
+    _warn(lifecycle.delete(_root(arguments), arguments.operands[0], arguments.has("--force")))
     return 0
 
 
@@ -163,34 +177,55 @@ def resume(arguments: Arguments) -> int:
 
 
 def update(arguments: Arguments) -> int:
-    """Set new limits."""
-    resources = specs.decode(_read(arguments.get("--resources", "-")), "resources")
-    if not isinstance(resources, dict):
-        raise ConfigError("resources must be an object such as `linux.resources` of config.json")
-    lifecycle.cgroup_of(states.load(_root(arguments), arguments.operands[0])).apply(resources)
+    """Set new limits, from a document or from options."""
+    resources = _resources(arguments)
+    state = states.load(_root(arguments), arguments.operands[0])
+    lifecycle.with_cgroup(state, lambda cgroup: cgroup.apply(resources))
     return 0
+
+
+def _resources(arguments: Arguments) -> "dict[str, object]":
+    found: dict[str, object] = {}
+    if arguments.has("--resources"):
+        decoded = specs.decode(read_input(arguments.get("--resources")), "resources")
+        if not isinstance(decoded, dict):
+            raise ConfigError("resources must be an object", "such as `linux.resources` of config.json")
+        found = decoded
+    for option, (section, field) in UPDATES.items():
+        if arguments.has(option):
+            part = found.setdefault(section, {})
+            if isinstance(part, dict):
+                part[field] = arguments.get(option) if option in TEXTS else arguments.number(option)
+    if not found:
+        raise ConfigError("`update` changes nothing", "pass `--resources` or an option such as `--memory`")
+    return found
 
 
 def events(arguments: Arguments) -> int:
     """Print usage once."""
     container_id = arguments.operands[0]
-    stats = lifecycle.cgroup_of(states.load(_root(arguments), container_id)).stats()
+    state = states.load(_root(arguments), container_id)
+    stats = lifecycle.with_cgroup(state, lambda cgroup: cgroup.stats())
     _print({"type": "stats", "id": container_id, "data": stats})
     return 0
 
 
 def spec(arguments: Arguments) -> int:
     """Write an example document."""
+    from container.spec import example
+
     path = os.path.join(arguments.get("--bundle", "."), "config.json")
     if os.path.exists(path):
         raise ConfigError(f"`{path}` exists", "remove it first")
     document = example.config(os.getuid(), os.getgid(), arguments.has("--rootless") or os.getuid() != 0)
-    replace_file(path, json.dumps(document, indent=2).encode() + b"\n")
+    replace_file(path, pretty(document).encode() + b"\n")
     return 0
 
 
 def plan(arguments: Arguments) -> int:
     """Print the operations that a bundle causes."""
+    from container.runtime import rootfs
+
     bundle = os.path.abspath(arguments.get("--bundle", "."))
     config = specs.load(bundle)
     linux: Linux = config.get("linux") or {}
@@ -201,35 +236,10 @@ def plan(arguments: Arguments) -> int:
 
 
 def features(arguments: Arguments) -> int:  # noqa: ARG001 - every verb takes them
-    """Print what this runtime can do (runtime-spec, features.md)."""
-    words = sorted(
-        {
-            *mount_options.ATTRIBUTES,
-            *(f"r{word}" for word in mount_options.ATTRIBUTES),
-            "bind",
-            "rbind",
-            "tmpcopyup",
-            "idmap",
-            "ridmap",
-            *mount_options.PROPAGATION,
-            *mount_options.SUPERBLOCK,
-        }
-    )
-    _print({
-        "ociVersionMin": "1.0.0",
-        "ociVersionMax": specs.OCI_VERSION,
-        "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
-        "mountOptions": words,
-        "linux": {
-            "namespaces": sorted(FLAGS),
-            "capabilities": list(NAMES),
-            "cgroup": {"v1": True, "v2": True, "systemd": False, "systemdUser": False, "rdma": False},
-            "seccomp": {"enabled": True},
-            "apparmor": {"enabled": True},
-            "selinux": {"enabled": True},
-            "mountExtensions": {"idmap": {"enabled": True}},
-        },
-    })  # fmt: skip
+    """Print what this runtime can do."""
+    from container.runtime import features as abilities
+
+    _print(abilities.document())
     return 0
 
 
@@ -253,59 +263,50 @@ VERBS: "dict[str, Callable[[Arguments], int]]" = {
 }
 
 
-def parse_signal(word: str) -> int:
-    """Return the number of a signal given as `9`, `KILL` or `SIGKILL`."""
-    if word.isdecimal() and 0 < int(word) < signal.NSIG:
-        return int(word)
-    name = word.upper()
-    found = getattr(signal, name if name.startswith("SIG") else f"SIG{name}", None)
-    if not isinstance(found, signal.Signals):
-        raise ConfigError(f"unknown signal `{word}`", "a number, or a name such as TERM")
-    return int(found)
-
-
-def parse_user(text: str) -> "tuple[int, int | None]":
-    """Return (uid, gid) of `UID` or `UID:GID`; a uid alone says nothing of the group (CVE-2026-30892)."""
-    uid, colon, gid = text.partition(":")
-    if not uid.isdecimal() or (colon and not gid.isdecimal()):
-        raise ConfigError(f"`--user` takes UID or UID:GID in numbers, not `{text}`")
-    return int(uid), int(gid) if colon else None
+def read_input(path: str) -> bytes:
+    """Return the content of `path`, of standard input for `-`, and a byte more than may be of a larger one."""
+    if path == "-":
+        return sys.stdin.buffer.read(specs.MAX_BYTES + 1)
+    try:
+        with open(path, "rb") as file:
+            return file.read(specs.MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read `{path}`: {(error.strerror or '').lower()}", "name a file of JSON") from error
 
 
 def _create(arguments: Arguments, gate: bool) -> launch.Launch:
-    bundle = arguments.get("--bundle", ".")
+    bundle, root = arguments.get("--bundle", "."), _root(arguments)
     config = _load_config(arguments, bundle)
+    process = config.get("process")
+    _check_console(arguments, bool(process and process.get("terminal")), gate or arguments.has("--detach"))
     options = launch.Options()
     options.gate = gate
-    options.keep_fds = _preserved(arguments)
+    options.listen_fds = _listening()
+    options.keep_fds = arguments.number("--preserve-fds") + options.listen_fds
     options.new_keyring = not arguments.has("--no-new-keyring")
     options.cgroup_manager = arguments.get("--cgroup-manager", "cgroupfs")
-    _check_terminal(arguments, config, gate)
-    started = lifecycle.create(_root(arguments), arguments.operands[0], bundle, config, options)
+    options.cache_dir = _cache(root)
+    started = lifecycle.create(root, arguments.operands[0], bundle, config, options)
     try:
         _hand_out(arguments, started.pid, started.pidfd, started.console)
     except BaseException:
         started.abort()
         raise
-    for warning in started.warnings:
-        sys.stderr.write(f"warning: {warning}\n")
+    _warn(started.warnings)
     return started
 
 
 def _load_config(arguments: Arguments, bundle: str) -> "Config":
     if arguments.get("--config"):
-        return specs.parse(_read(arguments.get("--config")))
+        return specs.parse(read_input(arguments.get("--config")))
     return specs.load(bundle)
 
 
-def _check_terminal(arguments: Arguments, config: "Config", gate: bool) -> None:
-    process = config.get("process")
-    terminal = process is not None and bool(process.get("terminal"))
-    detached = gate or arguments.has("--detach")
+def _check_console(arguments: Arguments, terminal: bool, detached: bool) -> None:
     if terminal and detached and not arguments.get("--console-socket"):
         raise ConfigError(
             "cannot allocate tty if runc will detach without setting console socket",
-            "pass `--console-socket`, or set `process.terminal` to false",
+            "pass `--console-socket`, or do without a terminal",
         )
     if not terminal and arguments.get("--console-socket"):
         raise ConfigError(
@@ -316,79 +317,31 @@ def _check_terminal(arguments: Arguments, config: "Config", gate: bool) -> None:
 
 def _hand_out(arguments: Arguments, pid: int, pidfd: int, master: int) -> None:
     if arguments.get("--console-socket") and master >= 0:
-        foreground.send_descriptor(arguments.get("--console-socket"), master, b"/dev/pts/0")
+        send_descriptor(arguments.get("--console-socket"), master, b"/dev/pts/0")
     if arguments.get("--pidfd-socket"):
-        foreground.send_descriptor(arguments.get("--pidfd-socket"), pidfd, b"pidfd")
+        send_descriptor(arguments.get("--pidfd-socket"), pidfd, b"pidfd")
     if arguments.get("--pid-file"):
         # No newline: callers parse the whole file as a number.
         replace_file(arguments.get("--pid-file"), str(pid).encode())
 
 
-def _process(arguments: Arguments, root: str, container_id: str, command: "list[str]") -> "Process":
-    if arguments.get("--process"):
-        process = specs.parse_process(_read(arguments.get("--process")))
-        if arguments.has("--tty"):
-            process["terminal"] = True
-        return process
-    if not command:
-        raise ConfigError("`exec` needs a command or `--process`")
-    config = lifecycle.load_config(states.load(root, container_id))
-    base = config.get("process")
-    if base is None:
-        raise ConfigError(f"container `{container_id}` has no process to take defaults from", "use `--process`")
-    process = base
-    process["args"] = command
-    process["terminal"] = arguments.has("--tty")
-    process["cwd"] = arguments.get("--cwd", process["cwd"])
-    process["env"] = [*(process.get("env") or ()), *arguments.all("--env")]
-    _set_user(arguments, process)
-    wanted: dict[str, list[str]] = process.setdefault("capabilities", {})  # type: ignore[assignment] # five lists
-    # Not the inheritable set: it would let programs with file capabilities gain them (CVE-2022-29162).
-    wanted["inheritable"] = []
-    for name in arguments.all("--cap"):
-        for which in ("bounding", "effective", "permitted"):
-            wanted[which] = [*(wanted.get(which) or ()), name]
-    if arguments.has("--no-new-privs"):
-        process["noNewPrivileges"] = True
-    if arguments.get("--apparmor"):
-        process["apparmorProfile"] = arguments.get("--apparmor")
-    if arguments.get("--process-label"):
-        process["selinuxLabel"] = arguments.get("--process-label")
-    specs.check_process(process)
-    return process
+def _listening() -> int:
+    """Return how many sockets of socket activation we were given (sd_listen_fds(3)); they go through."""
+    text = os.environ.get("LISTEN_FDS", "")
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
-def _set_user(arguments: Arguments, process: "Process") -> None:
-    user = process.setdefault("user", {})
-    if arguments.get("--user"):
-        uid, gid = parse_user(arguments.get("--user"))
-        user["uid"] = uid
-        if gid is not None:
-            user["gid"] = gid
-    for text in arguments.all("--additional-gids"):
-        if not text.isdecimal():
-            raise ConfigError(f"`--additional-gids` takes a number, not `{text}`")
-        user["additionalGids"] = [*(user.get("additionalGids") or ()), int(text)]
+def _cache(root: str) -> str:
+    return f"{root}/.cache/seccomp"
 
 
-def _preserved(arguments: Arguments) -> int:
-    """Return how many descriptors go through: those asked for, after those of socket activation."""
-    listening = os.environ.get("LISTEN_FDS", "")
-    return arguments.number("--preserve-fds") + (int(listening) if listening.isdecimal() else 0)
+def _warn(warnings: "list[str]") -> None:
+    for warning in warnings:
+        sys.stderr.write(f"warning: {warning}\n")
 
 
 def _root(arguments: Arguments) -> str:
     return arguments.get("--root") or default_root()
-
-
-def _read(path: str) -> bytes:
-    if path == "-":
-        return sys.stdin.buffer.read(specs.MAX_BYTES + 1)
-    try:
-        with open(path, "rb") as file:
-            return file.read(specs.MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read `{path}`: {(error.strerror or '').lower()}") from error
 
 
 def _command_of(pid: int) -> str:
@@ -400,7 +353,7 @@ def _command_of(pid: int) -> str:
 
 
 def _print(document: object) -> None:
-    sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    sys.stdout.write(pretty(document) + "\n")
 
 
 def _table(columns: "tuple[str, ...]", rows: "list[dict[str, object]]") -> None:

@@ -6,12 +6,12 @@ dumpable, so nothing in the container can look into it (CVE-2016-9962).
 """
 
 import os
-import signal
 
 from container.cgroups.group import Cgroup
-from container.errors import ContainerError, LaunchError, StateError
-from container.linux import namespaces, prctl, seccomp
+from container.errors import LaunchError, StateError
+from container.linux import namespaces, prctl
 from container.linux._libc import SyscallError
+from container.linux.files import close_all_but, read_file
 from container.linux.process import (
     CLONE_CLEAR_SIGHAND,
     CLONE_PARENT,
@@ -20,8 +20,10 @@ from container.linux.process import (
     pidfd_send_signal,
 )
 from container.runtime import channel as wire
-from container.runtime import console, init, lifecycle, operations, process
+from container.runtime import console, init, launch, lifecycle, limits, listener, process
 from container.runtime import state as states
+from container.runtime.paths import O_PATH
+from container.runtime.signals import SIGKILL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -41,18 +43,20 @@ class Exec:
     """
 
     __slots__ = (
-        "cgroup", "channel", "console", "keep_fds", "pid", "pidfd", "rules", "setgroups", "spec", "stage", "stdio",
+        "cgroup", "channel", "console", "groups", "keep_fds", "listen_fds", "pid", "pidfd", "rules", "spec", "stage",
+        "state", "stdio",
     )  # fmt: skip
 
-    def __init__(self, spec: "Process", channel: wire.Channel) -> None:
+    def __init__(self, spec: "Process", state: states.State, channel: wire.Channel) -> None:
         self.spec = spec
+        self.state = state
         self.channel = channel
         self.stdio: tuple[int, int, int] | None = None
         self.rules: Filter | None = None
         self.cgroup: Cgroup | None = None
-        self.keep_fds = self.pid = self.stage = 0
+        self.groups: list[int] | None = list((spec.get("user") or {}).get("additionalGids") or ())
+        self.keep_fds = self.listen_fds = self.pid = self.stage = 0
         self.pidfd = self.console = -1
-        self.setgroups = True
 
     def feed(self) -> str:
         """Handle the next message; returns `staged`, `console`, `listener`, or `started` at the end.
@@ -72,7 +76,7 @@ class Exec:
             self.console = fds[0]
             return "console"
         if kind == wire.LISTENER:
-            os.close(fds[0])
+            listener.hand_over(lifecycle.load_config(self.state), self.state.document("running"), self.pid, fds[0])
             return "listener"
         if not self.pid:
             raise LaunchError("the process died before it entered the container")
@@ -83,16 +87,16 @@ class Exec:
         if self.cgroup is not None:
             self.cgroup.add(self.pid, cloned=self.cgroup.fd() is not None)
         if self.spec.get("rlimits"):
-            process.set_rlimits(self.spec, self.pid)
+            limits.set_rlimits(self.spec, self.pid)
         if self.spec.get("oomScoreAdj") is not None:
-            process.set_oom_score(self.pid, self.spec["oomScoreAdj"])
+            limits.set_oom_score(self.pid, self.spec["oomScoreAdj"])
         self.channel.send(wire.PROCEED)
 
     def abort(self) -> None:
         """Kill what was made and close everything."""
         if self.pidfd >= 0:
             try:
-                pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                pidfd_send_signal(self.pidfd, SIGKILL)
             except SyscallError:
                 pass  # it is gone already
         for pid in (self.stage, self.pid):
@@ -106,6 +110,8 @@ class Exec:
     def close(self) -> None:
         """Close every descriptor that nobody took over."""
         self.channel.close()
+        if self.cgroup is not None:
+            self.cgroup.close()
         for fd in (self.pidfd, self.console):
             if fd >= 0:
                 os.close(fd)
@@ -118,8 +124,16 @@ def begin(
     spec: "Process",
     stdio: "tuple[int, int, int] | None" = None,
     keep_fds: int = 0,
+    listen_fds: int = 0,
+    cache_dir: "str | None" = None,
 ) -> Exec:
     """Start `spec` in the container; feed the result until `started`.
+
+    Args:
+        root, container_id: the container.
+        spec: the program; checked.
+        stdio: descriptors for 0, 1, 2; None: ours.
+        keep_fds, listen_fds, cache_dir: as of launch.Options.
 
     Raises:
         StateError: the container does not run.
@@ -134,24 +148,37 @@ def begin(
     if target is None:
         raise StateError(f"container not running: `{container_id}`")
     ours, theirs = wire.pair()
-    running = Exec(spec, ours)
-    running.stdio, running.keep_fds = stdio, keep_fds
+    running = Exec(spec, state, ours)
+    running.stdio, running.keep_fds, running.listen_fds = stdio, keep_fds, listen_fds
     try:
-        profile = (lifecycle.load_config(state).get("linux") or {}).get("seccomp")
-        running.rules = seccomp.compile_profile(dict(profile)) if profile else None
-        running.cgroup = lifecycle.cgroup_of(state) if state.cgroup else None
-        with open(f"/proc/{state.pid}/setgroups", encoding="ascii") as file:
-            running.setgroups = file.read().strip() == "allow"
+        _prepare(running, cache_dir)
         flags = _foreign_namespaces(state.pid)
         pid, pidfd = clone3(CLONE_CLEAR_SIGHAND)
         if pid == 0:
             _run_stage(running, theirs, target, flags)
         os.close(pidfd)
         running.stage = pid
+    except BaseException:
+        running.close()
+        raise
     finally:
         theirs.close()
         os.close(target)
     return running
+
+
+def _prepare(running: Exec, cache_dir: "str | None") -> None:
+    state = running.state
+    profile = (lifecycle.load_config(state).get("linux") or {}).get("seccomp")
+    if profile:
+        from container.linux import seccomp  # for those alone who have a profile
+
+        running.rules = seccomp.compile_profile(dict(profile), cache_dir)
+    running.cgroup = lifecycle.cgroup_of(state) if state.cgroup else None
+    if read_file(f"/proc/{state.pid}/setgroups").strip() != b"allow":
+        running.groups = None
+    if state.annotations.get(launch.KEEP_GROUPS) in ("1", "true"):
+        running.groups = None
 
 
 def _foreign_namespaces(pid: int) -> int:
@@ -169,14 +196,20 @@ def _foreign_namespaces(pid: int) -> int:
 
 def _run_stage(running: Exec, channel: wire.Channel, target: int, flags: int) -> "NoReturn":
     try:
+        process.seal_imports()
         prctl.set_dumpable(False)
-        namespaces.setns(target, flags)
         cgroup_fd = running.cgroup.fd() if running.cgroup is not None else None
+        kept = {0, 1, 2, channel.fileno(), target, *range(3, 3 + running.keep_fds), *(running.stdio or ())}
+        close_all_but(kept | ({cgroup_fd} if cgroup_fd is not None else set()))
+        cpus = running.spec.get("execCPUAffinity") or {}
+        if cpus.get("initial"):
+            limits.set_affinity(cpus["initial"])
+        namespaces.setns(target, flags)
         pid, pidfd = clone3(CLONE_PARENT, cgroup_fd)
         if pid == 0:
             _run(running, channel, bool(flags & namespaces.CLONE_NEWUSER))
         channel.send(wire.STAGED, str(pid).encode(), (pidfd,))
-    except (OSError, ContainerError) as error:
+    except Exception as error:  # nobody is above us: what is not sent is lost
         channel.send_error(error)
     finally:
         os._exit(0)
@@ -188,7 +221,7 @@ def _run(running: Exec, channel: wire.Channel, new_user: bool) -> "NoReturn":
         if kind != wire.PROCEED:
             os._exit(127)
         if new_user:
-            if running.setgroups:
+            if running.groups is not None:
                 os.setgroups([])
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
@@ -197,8 +230,14 @@ def _run(running: Exec, channel: wire.Channel, new_user: bool) -> "NoReturn":
             _open_console(running, channel)
         elif running.stdio:
             init.install_stdio(running.stdio)
-        init.finish(running.spec, running.rules, running.setgroups, running.keep_fds, channel)
-    except (OSError, ContainerError, ValueError) as error:
+        inherited = {}
+        if running.listen_fds:
+            inherited = {"LISTEN_FDS": str(running.listen_fds), "LISTEN_PID": str(os.getpid())}
+        cpus = running.spec.get("execCPUAffinity") or {}
+        if cpus.get("final"):
+            limits.set_affinity(cpus["final"])
+        init.finish(running.spec, running.rules, running.groups, channel, running.keep_fds, inherited)
+    except Exception as error:  # nobody is above us: what is not sent is lost
         channel.send_error(error)
     finally:
         os._exit(127)
@@ -207,7 +246,7 @@ def _run(running: Exec, channel: wire.Channel, new_user: bool) -> "NoReturn":
 def _open_console(running: Exec, channel: wire.Channel) -> None:
     size = running.spec.get("consoleSize") or {"height": 0, "width": 0}
     uid = (running.spec.get("user") or {}).get("uid", 0)
-    root = os.open("/", operations.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    root = os.open("/", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     master, slave = console.open_console(root, size["height"], size["width"], uid, mounted=False)
     channel.send(wire.CONSOLE, fds=(master,))
     console.take(slave)

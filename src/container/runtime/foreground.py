@@ -1,11 +1,9 @@
 """Waiting for a program in the foreground: signals go to it, a terminal is passed through."""
 
-import _socket
-import array
+import _signal  # type: ignore[import-not-found] # typeshed has no stub of it
 import fcntl
 import os
 import select
-import signal
 import struct
 import termios
 
@@ -19,17 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 #: Signals that are the runtime's own business.
-_KEPT = (signal.SIGCHLD, signal.SIGPIPE, signal.SIGKILL, signal.SIGSTOP, signal.SIGWINCH, signal.SIGURG)
-
-
-def send_descriptor(path: str, fd: int, payload: bytes) -> None:
-    """Send `fd` to the stream socket at `path` in one message, as conmon and containerd expect it."""
-    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-    try:
-        sock.connect(path)
-        sock.sendmsg([payload], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, array.array("i", [fd]))])
-    finally:
-        sock.close()
+_KEPT = frozenset(getattr(_signal, f"SIG{name}") for name in ("CHLD", "PIPE", "KILL", "STOP", "WINCH", "URG"))
 
 
 def wait(pid: int, pidfd: int, master: int = -1) -> int:
@@ -84,14 +72,14 @@ def _forward_signals(pidfd: int, wakes: int) -> None:
         except SyscallError:
             return  # it ended in this moment
 
-    for number in signal.valid_signals():
+    for number in _signal.valid_signals():
         if number not in _KEPT:
             try:
-                signal.signal(number, forward)
+                _signal.signal(number, forward)
             except (OSError, ValueError):
                 continue
-    signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
-    signal.signal(signal.SIGWINCH, lambda *_: None)
+    _signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
+    _signal.signal(_signal.SIGWINCH, lambda *_: None)
 
 
 def _raw_terminal() -> "list[Any] | None":

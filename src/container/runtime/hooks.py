@@ -6,12 +6,12 @@ The process is made by a plain fork: whoever calls this has one thread and is sm
 import errno
 import os
 import select
-import signal
 import time
 
 from container.errors import LaunchError
 from container.linux.files import write_all
 from container.linux.process import pidfd_open
+from container.runtime import signals
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +24,13 @@ _TAIL = 2048
 def run(hooks: "list[Hook]", state: bytes, phase: str, cwd: "str | None" = None) -> None:
     """Run `hooks` one after the other.
 
+    Args:
+        hooks: those of one phase.
+        state: the document that each reads on standard input.
+        phase: its name, for errors.
+        cwd: where they run; a hook without `env` gets our environment there. None in the container, where
+            our environment is nobody's business.
+
     Raises:
         LaunchError: one failed, could not be run, or took longer than its timeout.
     """
@@ -32,11 +39,14 @@ def run(hooks: "list[Hook]", state: bytes, phase: str, cwd: "str | None" = None)
 
 
 def _run_one(hook: "Hook", state: bytes, phase: str, cwd: "str | None") -> None:
+    pairs = hook.get("env")
+    inherited = dict(os.environ) if cwd and pairs is None else {}
+    variables = inherited | dict(variable.partition("=")[::2] for variable in pairs or ())
     stdin, feed = os.pipe2(os.O_CLOEXEC)
     complaints, stderr = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
-        _become(hook, stdin, stderr, cwd)
+        _become(hook, stdin, stderr, cwd, variables)
     os.close(stdin)
     os.close(stderr)
     try:
@@ -50,7 +60,9 @@ def _run_one(hook: "Hook", state: bytes, phase: str, cwd: "str | None") -> None:
         raise LaunchError(f"{phase} hook `{hook['path']}` took longer than its timeout of {hook.get('timeout')} s")
     if status != 0:
         code = os.waitstatus_to_exitcode(status)
-        raise LaunchError(f"{phase} hook `{hook['path']}` failed with {code}: {text.strip() or 'it printed nothing'}")
+        raise LaunchError(
+            f"{phase} hook failed with exit code {code}: `{hook['path']}`: {text.strip() or 'it printed nothing'}"
+        )
 
 
 def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, str]":
@@ -66,7 +78,7 @@ def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, st
             left = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
             ready = dict(poll.poll(left))
             if not ready:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, signals.SIGKILL)
                 os.waitpid(pid, 0)
                 return None, ""
             if ready.get(stderr, 0) & select.POLLIN:
@@ -79,7 +91,7 @@ def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, st
         os.close(pidfd)
 
 
-def _become(hook: "Hook", stdin: int, stderr: int, cwd: "str | None") -> None:
+def _become(hook: "Hook", stdin: int, stderr: int, cwd: "str | None", variables: "dict[str, str]") -> None:
     try:
         os.dup2(stdin, 0)
         null = os.open("/dev/null", os.O_WRONLY)
@@ -87,9 +99,7 @@ def _become(hook: "Hook", stdin: int, stderr: int, cwd: "str | None") -> None:
         os.dup2(stderr, 2)
         if cwd:
             os.chdir(cwd)
-        for number in (signal.SIGPIPE, signal.SIGXFSZ):
-            signal.signal(number, signal.SIG_DFL)
-        variables = dict(variable.partition("=")[::2] for variable in hook.get("env") or ())
+        signals.reset()
         os.execve(hook["path"], hook.get("args") or [hook["path"]], variables)
     except OSError as error:
         write_all(2, (error.strerror or errno.errorcode.get(error.errno or 0, "?")).lower().encode())

@@ -5,12 +5,13 @@ need the setuid helpers newuidmap(1) and newgidmap(1).
 """
 
 import os
-import signal
+import select
 
 from container.errors import HostError
 from container.linux import namespaces
 from container.linux.files import write_file
 from container.linux.process import clone3
+from container.runtime.signals import SIGKILL
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,28 +25,37 @@ def write_maps(pid: int, uids: "list[IDMapping]", gids: "list[IDMapping]") -> No
         HostError: this user may not map these ids.
     """
     _write(pid, "uid", uids)
-    if len(gids) == 1 and gids[0]["size"] == 1 and os.geteuid() != 0:
+    if denies_setgroups(gids):
         # One may map one's own group only after giving up setgroups(2).
         write_file(f"/proc/{pid}/setgroups", b"deny")
     _write(pid, "gid", gids)
 
 
-def setgroups_allowed(gids: "list[IDMapping]") -> bool:
-    """Tell whether `write_maps` with these leaves setgroups(2) allowed inside."""
-    return not (len(gids) == 1 and gids[0]["size"] == 1 and os.geteuid() != 0)
+def denies_setgroups(gids: "list[IDMapping]") -> bool:
+    """Tell whether `write_maps` with these has to deny setgroups(2) inside."""
+    return len(gids) == 1 and gids[0]["size"] == 1 and os.geteuid() != 0
+
+
+def own_map(kind: str) -> "list[IDMapping]":
+    """Return the map that gives a new user namespace all that this process has: as root every id, else its own."""
+    if os.geteuid() != 0:
+        return [{"containerID": 0, "hostID": os.getuid() if kind == "uid" else os.getgid(), "size": 1}]
+    with open(f"/proc/self/{kind}_map", "rb") as file:
+        rows = [[int(field) for field in line.split()] for line in file]
+    return [{"containerID": inside, "hostID": inside, "size": size} for inside, _, size in rows]
 
 
 def open_namespace(uids: "list[IDMapping]", gids: "list[IDMapping]") -> int:
     """Return a descriptor of a new user namespace with these maps, for an idmapped mount."""
     pid, pidfd = clone3(namespaces.CLONE_NEWUSER)
     if pid == 0:
-        signal.pause()
+        select.poll().poll()
         os._exit(0)
     try:
         write_maps(pid, uids, gids)
         return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, SIGKILL)
         os.waitpid(pid, 0)
         os.close(pidfd)
 

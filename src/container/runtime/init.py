@@ -10,17 +10,15 @@ filters, exec.
 """
 
 import _socket
-import errno
 import fcntl
 import os
 import struct
 
-from container.errors import ContainerError, LaunchError
-from container.linux import keyring, mount, namespaces, prctl, seccomp
-from container.linux._libc import SyscallError
-from container.linux.files import PROC_SUPER_MAGIC, filesystem_type, open_in_root, write_all
+from container.errors import LaunchError
+from container.linux import keyring, namespaces, prctl
+from container.linux.files import close_all_but, read_file
 from container.runtime import channel as wire
-from container.runtime import console, hooks, operations, process
+from container.runtime import console, hooks, limits, operations, process, procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -49,13 +47,15 @@ class Init:
         waits: the launcher will say when to proceed: ids to map, hooks to run.
         joins_late: cgroups are joined from outside, meanwhile; wait for that after the file system is built.
             In cgroup v1 that takes milliseconds, the time of an RCU grace period.
-        setgroups: setgroups(2) is allowed in the user namespace.
+        groups: further groups of the program; None where setgroups(2) is denied or the caller's are kept.
         gate: listening socket of the `start` command; None where the launcher itself says start.
         started: descriptor of the file that tells whether the program was started.
         stdio: descriptors for 0, 1, 2, or None to keep the launcher's.
         filter: the compiled seccomp profile.
         state: the document hooks read, without the pid.
         keep_fds: how many descriptors above 2 the program gets.
+        listen_fds: how many of them are sockets that it is told of (sd_listen_fds(3)).
+        trees, nodes: descriptors that the operations use, opened by the launcher with its own rights.
         keyring: name of a new session keyring, "" for none.
         context: what operations need open.
     """
@@ -66,17 +66,20 @@ class Init:
         "context",
         "filter",
         "gate",
+        "groups",
         "joins",
         "joins_late",
         "keep_fds",
         "keyring",
         "late",
+        "listen_fds",
         "new",
+        "nodes",
         "operations",
-        "setgroups",
         "started",
         "state",
         "stdio",
+        "trees",
         "waits",
     )
 
@@ -86,9 +89,11 @@ class Init:
         self.operations: list[operations.Operation] = []
         self.context = operations.Context()
         self.joins: list[tuple[int, int]] = []
-        self.new = self.late = self.keep_fds = 0
+        self.trees: dict[int, int] = {}
+        self.nodes: dict[str, int] = {}
+        self.new = self.late = self.keep_fds = self.listen_fds = 0
         self.waits = self.joins_late = False
-        self.setgroups = True
+        self.groups: list[int] | None = []
         self.gate: _socket.socket | None = None
         self.started = -1
         self.stdio: tuple[int, int, int] | None = None
@@ -99,15 +104,37 @@ class Init:
     def run(self) -> "NoReturn":
         """Become the container."""
         try:
+            process.seal_imports()
             self._build()
             self._wait_for_start()
             self._become()
-        except (OSError, ContainerError, ValueError) as error:
+        except Exception as error:  # nobody is above us: what is not sent is lost
             self.channel.send_error(error)
         finally:
             os._exit(127)
 
+    def close(self) -> None:
+        """Close the launcher's copies of what was opened for the init."""
+        self.channel.close()
+        if self.gate is not None:
+            self.gate.close()
+        for fd in (*(fd for fd, _ in self.joins), *self.trees.values(), *self.nodes.values()):
+            os.close(fd)
+        self.joins, self.trees, self.nodes = [], {}, {}
+
+    def let_go(self, *more: int) -> None:
+        """Close what the launcher had open besides ours: its sockets, other containers' channels.
+
+        As long as we hold the other end of any channel, an init that waits on it does not see its launcher die.
+        """
+        keep = {0, 1, 2, self.channel.fileno(), self.started, *range(3, 3 + self.keep_fds), *(self.stdio or ()), *more}
+        keep |= {fd for fd, _ in self.joins} | {*self.trees.values(), *self.nodes.values()}
+        if self.gate is not None:
+            keep.add(self.gate.fileno())
+        close_all_but(keep - {-1})
+
     def _build(self) -> None:
+        self.let_go()
         self._enter_namespaces()
         os.umask(0o022)
         os.setsid()
@@ -118,11 +145,10 @@ class Init:
         for operation in self.operations:
             operation.execute(self.context)
         self._name_host()
-        self._set_sysctls()
+        procfs.set_sysctls((self.config.get("linux") or {}).get("sysctl") or {})
         self._open_stdio()
         spec = self.config.get("process")
         if spec is not None:
-            process.make_directory(spec["cwd"])
             process.find_program(spec)
         self._join_late()
         self.channel.send(wire.READY, "\n".join(self.context.warnings).encode())
@@ -133,8 +159,10 @@ class Init:
             os.close(fd)
         if self.waits:
             self._wait_to_proceed()
+        if self.groups is not None and not _setgroups_allowed():
+            self.groups = None
         if self.new & namespaces.CLONE_NEWUSER:
-            if self.setgroups:
+            if self.groups is not None:
                 os.setgroups([])
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
@@ -158,15 +186,6 @@ class Init:
             namespaces.sethostname(self.config["hostname"])
         if self.config.get("domainname"):
             namespaces.setdomainname(self.config["domainname"])
-
-    def _set_sysctls(self) -> None:
-        sysctls = (self.config.get("linux") or {}).get("sysctl") or {}
-        if not sysctls:
-            return
-        proc = private_proc(whole=True)
-        for name, value in sysctls.items():
-            write_sysctl(proc, name, value)
-        os.close(proc)
 
     def _open_stdio(self) -> None:
         spec = self.config.get("process")
@@ -204,35 +223,68 @@ class Init:
         if personality:
             prctl.set_personality(prctl.PER_LINUX32 if personality["domain"] == "LINUX32" else prctl.PER_LINUX)
         if linux.get("memoryPolicy"):
-            process.set_memory_policy(dict(linux["memoryPolicy"]))
+            limits.set_memory_policy(dict(linux["memoryPolicy"]))
         if self.started >= 0:
             os.write(self.started, b"1")
-        finish(spec, self.filter, self.setgroups, self.keep_fds, self.channel)
+        inherited = {}
+        if self.listen_fds:
+            inherited = {"LISTEN_FDS": str(self.listen_fds), "LISTEN_PID": str(os.getpid())}
+        finish(spec, self.filter, self.groups, self.channel, self.keep_fds, inherited)
 
 
-def finish(spec: "Process", rules: "Filter | None", setgroups: bool, keep_fds: int, channel: wire.Channel) -> None:
-    """Take on identity and filters of `spec` and exec it; raises where that fails."""
+def finish(
+    spec: "Process",
+    rules: "Filter | None",
+    groups: "list[int] | None",
+    channel: wire.Channel,
+    keep_fds: int = 0,
+    inherited: "dict[str, str] | None" = None,
+) -> None:
+    """Take on identity and filters of `spec` and exec it; raises where that fails.
+
+    Args:
+        spec: the program.
+        rules: the seccomp filter.
+        groups: as of `process.change_identity`.
+        channel: where a seccomp listener goes.
+        keep_fds: how many descriptors above 2 the program gets.
+        inherited: variables that are ours to say.
+    """
     program = process.find_program(spec)
-    variables = process.environment(spec)
-    labels = private_proc() if spec.get("apparmorProfile") or spec.get("selinuxLabel") else -1
-    process.set_scheduling(spec)
+    variables = process.environment(spec) | (inherited or {})
+    profile, label = spec.get("apparmorProfile"), spec.get("selinuxLabel")
+    labels = procfs.private_proc() if profile or label else -1
+    limits.set_scheduling(spec)
+    uid = (spec.get("user") or {}).get("uid", 0)
+    if uid:
+        process.give_stdio(uid)
     no_new_privs = bool(spec.get("noNewPrivileges"))
     if rules is not None and not no_new_privs:
         install_filter(rules, channel)  # without no_new_privs it takes CAP_SYS_ADMIN, which is about to go
-    process.change_identity(spec, setgroups)
+    process.change_identity(spec, groups)
     process.enter_directory(spec["cwd"])
     if no_new_privs:
         prctl.set_no_new_privs()
     if labels >= 0:
-        process.set_security_label(labels, spec)
+        procfs.set_security_label(labels, profile, label)
         os.close(labels)
     if rules is not None and no_new_privs:
         install_filter(rules, channel)
     process.execute(program, spec, variables, keep_fds)
 
 
+def _setgroups_allowed() -> bool:
+    """Tell whether setgroups(2) is allowed in our user namespace; asked while /proc is still the host's."""
+    try:
+        return read_file("/proc/self/setgroups").strip() == b"allow"
+    except FileNotFoundError:
+        return True
+
+
 def install_filter(rules: "Filter", channel: wire.Channel) -> None:
     """Load the seccomp filter; a listener goes to the launcher."""
+    from container.linux import seccomp  # loaded since the profile was compiled
+
     listener = seccomp.install(rules)
     if listener is not None and listener >= 0:
         channel.send(wire.LISTENER, fds=(listener,))
@@ -254,37 +306,3 @@ def raise_loopback() -> None:
     request = struct.pack("16sh22x", b"lo", IFF_UP)
     fcntl.ioctl(sock.fileno(), SIOCSIFFLAGS, request)
     sock.close()
-
-
-def private_proc(whole: bool = False) -> int:
-    """Return a procfs that no mount of the image can cover: a detached one of our own.
-
-    With `whole` it has /proc/sys; otherwise only processes (oci.md 4.2, CVE-2019-16884).
-    """
-    try:
-        fd = mount.new_mount("proc", [] if whole else [("subset", "pid")])
-    except SyscallError as error:
-        # A user namespace under a masked /proc may not mount one: the visible one will do if it is procfs.
-        if error.errno != errno.EPERM:
-            raise
-        fd = os.open("/proc", operations.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    if filesystem_type(fd) != PROC_SUPER_MAGIC:
-        raise LaunchError("`/proc` in the container is not procfs")
-    return fd
-
-
-def write_sysctl(proc: int, name: str, value: str) -> None:
-    """Set one sysctl through the procfs handle `proc`."""
-    # Slashes stay slashes: names of interfaces may contain dots (sysctl.d(5)).
-    path = "sys/" + (name if "/" in name else name.replace(".", "/"))
-    try:
-        fd = open_in_root(proc, path, os.O_WRONLY)
-        try:
-            write_all(fd, value.encode())
-        finally:
-            os.close(fd)
-    except OSError as error:
-        raise LaunchError(
-            f"cannot set sysctl `{name}` to `{value}`: {(error.strerror or '').lower()}",
-            errno=error.errno or 0,
-        ) from error

@@ -5,35 +5,29 @@ message of the init and says what happened. The command line calls feed in a loo
 channel is readable, so one slow mount does not hold up other containers.
 """
 
-import fcntl
-import json
+import errno
 import os
-import signal
 
 from container.cgroups.hierarchy import open_hierarchy
-from container.errors import ConfigError, ContainerError, LaunchError
-from container.linux import namespaces, seccomp
+from container.errors import LaunchError
+from container.linux import namespaces
 from container.linux._libc import SyscallError
-from container.linux.namespaces import FLAGS
-from container.linux.process import CLONE_CLEAR_SIGHAND, CLONE_PARENT, clone3, exit_code, pidfd_send_signal
+from container.linux.process import CLONE_CLEAR_SIGHAND, clone3, exit_code, pidfd_send_signal
 from container.runtime import channel as wire
-from container.runtime import hooks, idmap, process, rootfs
+from container.runtime import hooks, idmap, joins, limits, listener, process, rootfs, sources
 from container.runtime import state as states
 from container.runtime.init import Init
+from container.runtime.signals import SIGKILL
+from container.spec import sysctls
+from container.spec.document import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import NoReturn
-
     from container.cgroups.group import Cgroup
-    from container.spec.types import Config, Hook, IDMapping
+    from container.spec.types import Config, Hook
 
-# include/uapi/linux/nsfs.h: _IO(0xb7, 3)
-NS_GET_NSTYPE = 0xB703
-
-#: What an init does in its own namespaces, in the order in which existing ones must be entered: the user
-#: namespace first, it gives the right to enter the others; mount last, it changes what paths mean.
-_JOIN_ORDER = ("user", "ipc", "uts", "network", "pid", "cgroup", "time", "mount")
+#: Annotation by which podman's `--group-add keep-groups` asks for the caller's groups.
+KEEP_GROUPS = "run.oci.keep_original_groups"
 
 
 class Options:
@@ -44,15 +38,18 @@ class Options:
         stdio: descriptors for 0, 1, 2; None: the launcher's own.
         keep_fds: how many descriptors from 3 on are passed to the program.
         new_keyring: give the container a session keyring of its own.
+        listen_fds: how many of these are sockets that the program is told of (sd_listen_fds(3)).
         cgroup_manager: `cgroupfs` or `disabled`.
+        cache_dir: where compiled seccomp profiles are kept; None keeps them in memory alone.
     """
 
-    __slots__ = ("cgroup_manager", "gate", "keep_fds", "new_keyring", "stdio")
+    __slots__ = ("cache_dir", "cgroup_manager", "gate", "keep_fds", "listen_fds", "new_keyring", "stdio")
 
     def __init__(self) -> None:
         self.gate = False
         self.stdio: tuple[int, int, int] | None = None
-        self.keep_fds = 0
+        self.keep_fds = self.listen_fds = 0
+        self.cache_dir: str | None = None
         self.new_keyring = True
         self.cgroup_manager = "cgroupfs"
 
@@ -65,7 +62,6 @@ class Launch:
         pid, pidfd: the init, 0 and -1 before it exists.
         channel: the launcher's end.
         console: master of the terminal, -1 if there is none.
-        listener: the seccomp listener, -1 if there is none.
         warnings: what had to be left out, for the caller's log.
     """
 
@@ -76,7 +72,6 @@ class Launch:
         "config",
         "console",
         "init",
-        "listener",
         "pid",
         "pidfd",
         "stage",
@@ -92,21 +87,21 @@ class Launch:
         self.cgroup: Cgroup | None = None
         self.pid = 0
         self.stage = 0
-        self.pidfd = self.console = self.listener = self._started_fd = -1
+        self.pidfd = self.console = self._started_fd = -1
         self.warnings: list[str] = []
 
     def clone(self) -> None:
         """Make the init; it then works by itself until it needs something (see `feed`)."""
         init = self.init
         cgroup_fd = self.cgroup.fd() if self.cgroup else None
-        staged = needs_stage(init)
+        staged = joins.needs_stage(init)
         flags = (0 if staged else init.new) | CLONE_CLEAR_SIGHAND
         pid, pidfd = _clone(flags, None if staged else cgroup_fd)
         if pid == 0:
             if staged:
-                _run_stage(init, cgroup_fd)
+                joins.run_stage(init, cgroup_fd)
             init.run()
-        init.channel.close()
+        init.close()
         if staged:
             os.close(pidfd)
             self.stage = pid
@@ -129,13 +124,15 @@ class Launch:
             self.console = fds[0]
             return "console"
         if kind == wire.LISTENER:
-            self.listener = fds[0]
+            listener.hand_over(self.config, self.state.document("running"), self.pid, fds[0])
             return "listener"
         if kind == wire.READY:
             self.warnings += payload.decode(errors="replace").split("\n") if payload else []
             self._finish_creation()
             return "ready"
         if self.state.was_started():
+            if self.cgroup:
+                self.cgroup.apply_after_start()
             return "started"
         raise LaunchError(f"init of `{self.state.id}` died before its program started{self._last_words()}")
 
@@ -145,10 +142,11 @@ class Launch:
 
     def abort(self) -> None:
         """Undo everything: processes, cgroup, files. Safe at any point, also twice."""
+        self.init.close()
         self.channel.close()
         if self.pidfd >= 0:
             try:
-                pidfd_send_signal(self.pidfd, signal.SIGKILL)
+                pidfd_send_signal(self.pidfd, SIGKILL)
             except SyscallError:
                 pass  # it is gone already
         for pid in (self.stage, self.pid):
@@ -166,20 +164,25 @@ class Launch:
     def close(self) -> None:
         """Close every descriptor of this launch that nobody took over."""
         self.channel.close()
-        for fd in (self.pidfd, self.console, self.listener, self._started_fd):
+        if self.cgroup:
+            self.cgroup.close()
+        for fd in (self.pidfd, self.console, self._started_fd):
             if fd >= 0:
                 os.close(fd)
-        self.pidfd = self.console = self.listener = self._started_fd = -1
+        self.pidfd = self.console = self._started_fd = -1
 
     def _adopt(self, pid: int, pidfd: int) -> None:
         self.pid, self.pidfd = pid, pidfd
         self.state.set_pid(pid)
-        linux = self.config.get("linux") or {}
-        if self.init.new & namespaces.CLONE_NEWUSER:
-            idmap.write_maps(pid, linux.get("uidMappings") or [], linux.get("gidMappings") or [])
+        self._map_ids()
         spec = self.config.get("process")
         if spec is not None and spec.get("oomScoreAdj") is not None:
-            self._warn(process.set_oom_score(pid, spec["oomScoreAdj"]))
+            self._warn(limits.set_oom_score(pid, spec["oomScoreAdj"]))
+        devices = (self.config.get("linux") or {}).get("netDevices")
+        if devices:
+            from container.runtime import netdevices  # imports `socket`: for those alone who move interfaces
+
+            netdevices.move(dict(devices), pid)
         wanted: dict[str, list[Hook]] = dict(self.config.get("hooks") or {})  # type: ignore[arg-type] # phases
         for phase in ("prestart", "createRuntime"):
             if wanted.get(phase):
@@ -191,16 +194,22 @@ class Launch:
         if self.init.joins_late:
             self.channel.send(wire.PROCEED)
 
+    def _map_ids(self) -> None:
+        if self.init.new & namespaces.CLONE_NEWUSER:
+            linux = self.config.get("linux") or {}
+            idmap.write_maps(self.pid, linux.get("uidMappings") or [], linux.get("gidMappings") or [])
+
     def _finish_creation(self) -> None:
         spec = self.config.get("process")
         if spec is not None and spec.get("rlimits"):
-            for warning in process.set_rlimits(spec, self.pid):
+            for warning in limits.set_rlimits(spec, self.pid):
                 self._warn(warning)
+        self.state.later = self.cgroup.later if self.cgroup else None
         self.state.save()
 
     def hook_state(self, status: str) -> bytes:
         """Return the document that hooks read."""
-        return json.dumps(self.state.document(status)).encode()
+        return encode(self.state.document(status)).encode()
 
     def _warn(self, text: "str | None") -> None:
         if text:
@@ -235,122 +244,102 @@ def _prepare(state: states.State, config: "Config", options: Options) -> Launch:
     ours, theirs = wire.pair()
     init = Init(config, theirs)
     launch = Launch(config, state, init, ours)
-    linux = config.get("linux") or {}
     try:
+        # Once more, now that it is known which of the namespaces are really others than ours.
+        sysctls.check(config, joins.plan(init, config))
+        _default_maps(launch)
         launch.cgroup = _make_cgroup(config, state.id, options)
-        state.cgroup = dict(launch.cgroup.paths) if launch.cgroup else {}
-        state.rootfs = os.path.join(state.bundle, (config.get("root") or {"path": ""})["path"])
-        state.annotations = dict(config.get("annotations") or {})
-        state.hooks = sorted(config.get("hooks") or {})
-        _plan_namespaces(init, config, launch.cgroup)
-        init.setgroups = _setgroups_allowed(init, linux.get("gidMappings") or [])
-        init.operations = rootfs.plan(config, state.bundle, _host(launch, init))
-        init.filter = seccomp.compile_profile(dict(linux["seccomp"])) if linux.get("seccomp") else None
-        init.stdio = options.stdio
-        init.keep_fds = options.keep_fds
-        init.keyring = f"_ses.{state.id}" if options.new_keyring else ""
-        init.state = launch.hook_state("created")
+        _describe(state, launch)
+        _plan_steps(launch)
+        _plan_program(launch, options)
         _write_files(launch, options)
     except BaseException:
-        theirs.close()
-        for fd, _ in init.joins:
-            os.close(fd)
         launch.abort()
         raise
     return launch
+
+
+def _default_maps(launch: Launch) -> None:
+    linux = launch.config.get("linux") or {}
+    if launch.init.new & namespaces.CLONE_NEWUSER and not (linux.get("uidMappings") and linux.get("gidMappings")):
+        linux["uidMappings"], linux["gidMappings"] = idmap.own_map("uid"), idmap.own_map("gid")
+        launch.warnings.append("the new user namespace has no `uidMappings`, `gidMappings`: it gets the caller's ids")
+
+
+def _describe(state: states.State, launch: Launch) -> None:
+    config = launch.config
+    state.cgroup = dict(launch.cgroup.paths) if launch.cgroup else {}
+    state.rootfs = os.path.join(state.bundle, (config.get("root") or {"path": ""})["path"])
+    state.annotations = dict(config.get("annotations") or {})
+    state.hooks = sorted(config.get("hooks") or {})
+
+
+def _plan_steps(launch: Launch) -> None:
+    """Plan when the init waits for us, and what it builds."""
+    init, config, cgroup = launch.init, launch.config, launch.cgroup
+    linux, hooked = config.get("linux") or {}, config.get("hooks") or {}
+    new_user = bool(init.new & namespaces.CLONE_NEWUSER)
+    init.waits = bool(new_user or hooked.get("prestart") or hooked.get("createRuntime") or linux.get("netDevices"))
+    init.joins_late = bool(init.late and cgroup is not None and cgroup.joins_late())
+    init.state = launch.hook_state("created")
+    init.trees = sources.open_trees(config, launch.state.bundle, new_user)
+    if new_user:
+        init.nodes = sources.make_nodes(
+            linux.get("devices") or [], linux.get("uidMappings") or [], linux.get("gidMappings") or []
+        )
+    init.operations = rootfs.plan(config, launch.state.bundle, _host(launch, new_user))
+
+
+def _plan_program(launch: Launch, options: Options) -> None:
+    init, config = launch.init, launch.config
+    profile = (config.get("linux") or {}).get("seccomp")
+    if profile:
+        from container.linux import seccomp  # for those alone who have a profile
+
+        init.filter = seccomp.compile_profile(dict(profile), options.cache_dir)
+    init.stdio = options.stdio
+    init.keep_fds, init.listen_fds = options.keep_fds, options.listen_fds
+    init.keyring = f"_ses.{launch.state.id}" if options.new_keyring else ""
+    spec = config.get("process")
+    if spec is None:
+        return
+    keeps = launch.state.annotations.get(KEEP_GROUPS) in ("1", "true")
+    init.groups = None if keeps else list((spec.get("user") or {}).get("additionalGids") or ())
+    gids = (config.get("linux") or {}).get("gidMappings") or []
+    denied = bool(init.new & namespaces.CLONE_NEWUSER) and idmap.denies_setgroups(gids)
+    launch.warnings += process.identity_warnings(spec, not denied)
 
 
 def _write_files(launch: Launch, options: Options) -> None:
     directory = launch.state.directory
     launch._started_fd = os.open(f"{directory}/started", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     launch.init.started = launch._started_fd
-    with open(f"{directory}/config.json", "w", encoding="utf-8") as file:
-        file.write(json.dumps(launch.config))  # not json.dump: that encodes in Python, this in C
+    with open(f"{directory}/config.json", "wb") as file:
+        file.write(encode(launch.config).encode())
     if options.gate:
         launch.init.gate = wire.listen(f"{directory}/start.sock")
 
 
 def _make_cgroup(config: "Config", container_id: str, options: Options) -> "Cgroup | None":
-    linux = config.get("linux") or {}
-    resources = linux.get("resources")
     if options.cgroup_manager == "disabled":
         return None
-    return open_hierarchy().create(linux.get("cgroupsPath") or container_id, resources)
+    linux = config.get("linux") or {}
+    path = linux.get("cgroupsPath") or container_id
+    return open_hierarchy().create(path, linux.get("resources"), starts_small=True)
 
 
-def _host(launch: Launch, init: Init) -> rootfs.Host:
-    config = launch.config
+def _host(launch: Launch, new_user: bool) -> rootfs.Host:
+    init = launch.init
     host = rootfs.Host(
-        userns=bool(init.new & namespaces.CLONE_NEWUSER) or in_user_namespace(),
+        userns=new_user or joins.in_user_namespace(),
         cgroups=launch.state.cgroup,
         cgroupns=bool(init.late & namespaces.CLONE_NEWCGROUP),
     )
-    for index, mount in enumerate(config.get("mounts") or ()):
-        if mount.get("uidMappings") or mount.get("gidMappings"):
-            host.idmaps[index] = idmap.open_namespace(mount.get("uidMappings") or [], mount.get("gidMappings") or [])
-    wanted = (config.get("hooks") or {}).get("createContainer")
+    host.trees, host.nodes = init.trees, init.nodes
+    wanted = (launch.config.get("hooks") or {}).get("createContainer")
     if wanted:
         host.hooks = lambda: hooks.run(wanted, init.state, "createContainer", launch.state.bundle)
     return host
-
-
-def _plan_namespaces(init: Init, config: "Config", cgroup: "Cgroup | None") -> None:
-    linux = config.get("linux") or {}
-    wanted = {namespace["type"]: namespace.get("path") for namespace in linux.get("namespaces") or ()}
-    for kind in _JOIN_ORDER:
-        if kind not in wanted:
-            continue
-        path = wanted[kind]
-        if not path:
-            init.new |= FLAGS[kind]
-        elif (fd := _open_namespace(kind, path)) is not None:
-            init.joins.append((fd, FLAGS[kind]))
-    if init.new & namespaces.CLONE_NEWUSER and not linux.get("uidMappings"):
-        raise ConfigError("a new user namespace needs `linux.uidMappings` and `linux.gidMappings`")
-    init.late = init.new & namespaces.CLONE_NEWCGROUP
-    init.new &= ~namespaces.CLONE_NEWCGROUP
-    init.joins_late = bool(init.late and cgroup is not None and set(cgroup.paths) != {"unified"})
-    wanted_hooks = config.get("hooks") or {}
-    init.waits = bool(
-        init.new & namespaces.CLONE_NEWUSER or wanted_hooks.get("prestart") or wanted_hooks.get("createRuntime")
-    )
-
-
-def _open_namespace(kind: str, path: str) -> "int | None":
-    """Return a descriptor of the namespace file `path`; None if this process is in it already."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        found = fcntl.ioctl(fd, NS_GET_NSTYPE)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot join {kind} namespace `{path}`: {(error.strerror or '').lower()}",
-            "the path must be a namespace file such as /proc/PID/ns/net",
-        ) from error
-    if found != FLAGS[kind]:
-        os.close(fd)
-        raise ConfigError(f"`{path}` is not a {kind} namespace")
-    here = os.stat(f"/proc/self/ns/{namespaces.PROC_NAMES[kind]}")
-    if os.path.samestat(here, os.fstat(fd)):
-        os.close(fd)
-        return None
-    return fd
-
-
-def needs_stage(init: Init) -> bool:
-    """Tell whether an intermediate process must enter namespaces before the init can be cloned.
-
-    A pid namespace is entered by one's children only; a process may enter a user namespace but not clone
-    into it and into others of its at once; and once in a new user namespace it has no rights over the
-    existing namespaces that it should join.
-    """
-    joined = 0
-    for _, flag in init.joins:
-        joined |= flag
-    return bool(
-        joined & (namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWTIME)
-        or (joined and init.new & namespaces.CLONE_NEWUSER)
-        or init.new & namespaces.CLONE_NEWTIME
-    )
 
 
 def _clone(flags: int, cgroup_fd: "int | None") -> "tuple[int, int]":
@@ -363,52 +352,8 @@ def _clone(flags: int, cgroup_fd: "int | None") -> "tuple[int, int]":
 
 
 def _clone_hint(error: SyscallError) -> str:
-    name = os.strerror(error.errno or 0)
     return {
-        "Operation not permitted": "run as root, or give the container a user namespace (`vappc doctor` tells more)",
-        "No space left on device": "a limit in /proc/sys/user/max_*_namespaces is reached",
-        "Invalid argument": "this kernel lacks one of the namespaces, or clone3 needs Linux 5.7",
-    }.get(name, "")
-
-
-def _run_stage(init: Init, cgroup_fd: "int | None") -> "NoReturn":
-    """Enter existing namespaces, clone the init as a sibling, and leave."""
-    try:
-        for fd, flag in init.joins:
-            namespaces.setns(fd, flag)
-            if flag == namespaces.CLONE_NEWUSER:
-                os.setresgid(0, 0, 0)
-                os.setresuid(0, 0, 0)
-        if init.new & namespaces.CLONE_NEWTIME:
-            _unshare_time(init)
-        init.joins = []
-        pid, pidfd = clone3((init.new & ~namespaces.CLONE_NEWTIME) | CLONE_PARENT, cgroup_fd)
-        if pid == 0:
-            init.run()
-        init.channel.send(wire.STAGED, str(pid).encode(), (pidfd,))
-    except (OSError, ContainerError) as error:
-        init.channel.send_error(error)
-    finally:
-        os._exit(0)
-
-
-def _unshare_time(init: Init) -> None:
-    namespaces.unshare(namespaces.CLONE_NEWTIME)
-    offsets = (init.config.get("linux") or {}).get("timeOffsets") or {}
-    lines = [f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}" for clock, offset in offsets.items()]
-    if lines:
-        with open("/proc/self/timens_offsets", "w", encoding="ascii") as file:
-            file.write("\n".join(lines))
-
-
-def _setgroups_allowed(init: Init, gids: "list[IDMapping]") -> bool:
-    if init.new & namespaces.CLONE_NEWUSER:
-        return idmap.setgroups_allowed(gids)
-    with open("/proc/self/setgroups", encoding="ascii") as file:
-        return file.read().strip() == "allow"
-
-
-def in_user_namespace() -> bool:
-    """Tell whether this process is in a user namespace other than the first (whose map is the identity)."""
-    with open("/proc/self/uid_map", encoding="ascii") as file:
-        return file.read().split() != ["0", "0", "4294967295"]
+        errno.EPERM: "run as root, or give the container a user namespace (`vappc doctor` tells more)",
+        errno.ENOSPC: "a limit in /proc/sys/user/max_*_namespaces is reached",
+        errno.EINVAL: "this kernel lacks one of the namespaces, or clone3 needs Linux 5.7",
+    }.get(error.errno or 0, "")

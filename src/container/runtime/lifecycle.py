@@ -5,11 +5,8 @@ must be, or become, an ancestor of the init to see its exit status; nothing here
 """
 
 import errno
-import json
 import os
 import select
-import signal
-import time
 
 from container.cgroups.group import Cgroup
 from container.cgroups.hierarchy import open_hierarchy
@@ -18,14 +15,24 @@ from container.linux._libc import SyscallError
 from container.linux.files import read_file
 from container.linux.process import open_verified, pidfd_send_signal
 from container.runtime import channel as wire
-from container.runtime import hooks, launch
+from container.runtime import hooks, launch, listener
 from container.runtime import state as states
+from container.runtime.signals import SIGKILL
 from container.runtime.state import State
-from container.spec import config as specs
+from container.spec.config import MAX_BYTES
+from container.spec.document import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
     from container.spec.types import Config, Hook
+
+    Result = TypeVar("Result")
+
+#: The document that we wrote may be somewhat longer than the one we read: other spacing, other escapes.
+_MAX_BYTES = 4 * MAX_BYTES
 
 #: How long a killed container may take to disappear; the kernel may be busy freeing its memory.
 KILL_TIMEOUT_S = 10.0
@@ -53,7 +60,8 @@ def start(root: str, container_id: str) -> None:
 
     Raises:
         StateError: the container is not in state created.
-        LaunchError: the program could not be started; the container is then stopped.
+        LaunchError: the program could not be started, the container is then stopped; or a poststart hook
+            failed, the container is then deleted (runtime.md, lifecycle 9).
     """
     state = states.load(root, container_id)
     status = status_of(state)
@@ -64,34 +72,67 @@ def start(root: str, container_id: str) -> None:
         channel = wire.connect(gate)
     except OSError as error:
         raise StateError(f"init of `{container_id}` does not answer: {(error.strerror or '').lower()}") from error
-    os.unlink(gate)
-    kind, payload, fds = channel.receive()
-    while kind == wire.LISTENER:
-        for fd in fds:
-            os.close(fd)
+    try:
+        os.unlink(gate)
+        _follow_start(channel, state)
+    finally:
+        channel.close()
+    if state.later:
+        with_cgroup(state, lambda cgroup: cgroup.apply(state.later))
+    run_poststart(state)
+
+
+def _follow_start(channel: wire.Channel, state: State) -> None:
+    """Serve the init until its program runs."""
+    while True:
         kind, payload, fds = channel.receive()
-    channel.close()
-    if kind == wire.ERROR:
-        raise wire.parse_error(payload)
-    run_hooks(state, "poststart", "running")
+        if kind == wire.ERROR:
+            raise wire.parse_error(payload)
+        if kind != wire.LISTENER:
+            return
+        listener.hand_over(load_config(state), state.document("running"), state.pid, fds[0])
+
+
+def run_poststart(state: State) -> None:
+    """Run the poststart hooks; if one fails, delete the container and raise LaunchError."""
+    try:
+        run_hooks(state, "poststart", "running")
+    except ContainerError:
+        delete(os.path.dirname(state.directory), state.id, force=True)
+        raise
 
 
 def run_hooks(state: State, phase: str, status: str) -> None:
     """Run the hooks of `phase` in the runtime's namespaces."""
-    if phase in state.hooks:
-        every: dict[str, list[Hook]] = dict(load_config(state).get("hooks") or {})  # type: ignore[arg-type] # phases
-        hooks.run(every[phase], json.dumps(state.document(status)).encode(), phase, state.bundle)
+    for hook in _hooks_of(state, phase):
+        hooks.run([hook], encode(state.document(status)).encode(), phase, state.bundle)
+
+
+def _hooks_of(state: State, phase: str) -> "list[Hook]":
+    if phase not in state.hooks:
+        return []
+    every: dict[str, list[Hook]] = dict(load_config(state).get("hooks") or {})  # type: ignore[arg-type] # phases
+    return every.get(phase) or []
 
 
 def load_config(state: State) -> "Config":
     """Return the document that the container was created from; it was checked then."""
-    config: Config = json.loads(read_file(f"{state.directory}/config.json", specs.MAX_BYTES))
+    config: Config = decode(read_file(f"{state.directory}/config.json", _MAX_BYTES))  # type: ignore[assignment] # as said
     return config
 
 
 def cgroup_of(state: State) -> Cgroup:
-    """Return the container's cgroup."""
+    """Return the container's cgroup; close it."""
     return open_hierarchy().load(state.cgroup)
+
+
+def with_cgroup(state: State, action: "Callable[[Cgroup], Result]") -> "Result":
+    """Return what `action` returns for the container's cgroup, which is closed afterwards."""
+    cgroup = cgroup_of(state)
+    try:
+        return action(cgroup)
+    finally:
+        cgroup.close()
 
 
 def status_of(state: State) -> str:
@@ -138,62 +179,93 @@ def kill(root: str, container_id: str, number: int, everyone: bool = False) -> N
         raise
     finally:
         os.close(pidfd)
-    if number == signal.SIGKILL and status_of(state) == "paused":
-        cgroup_of(state).thaw()  # a frozen process dies when it may run again (cgroup v1)
+    if number == SIGKILL and status_of(state) == "paused":
+        with_cgroup(state, lambda cgroup: cgroup.thaw())  # a frozen process dies when it may run again (cgroup v1)
 
 
-def delete(root: str, container_id: str, force: bool = False) -> None:
+def delete(root: str, container_id: str, force: bool = False) -> "list[str]":
     """Remove a stopped container and all it had; with `force` also one that runs, or none.
+
+    Returns:
+        Warnings: poststop hooks that failed, which is no reason to keep anything (runtime.md, lifecycle 13).
 
     Raises:
         StateError: it runs and `force` is not given.
     """
-    try:
-        state = states.load(root, container_id)
-    except NotFoundError:
-        directory = f"{root}/{container_id}"
-        if not os.path.isdir(directory):
-            if force:
-                return
-            raise
-        state = State(container_id, directory, "")  # died before state.json was written
-    except StateError:
-        if not force:
-            raise
-        state = State(container_id, f"{root}/{container_id}", "")
+    state = _load_remains(root, container_id, force)
+    if state is None:
+        return []
     status = status_of(state) if state.pid else "stopped"
     if status not in ("stopped", "created") and not force:
         raise StateError(f"cannot delete container `{container_id}` that is not stopped: {status}", "use `--force`")
+    warnings = []
     if state.pid:
         destroy(state)
-    if state.pid:
-        try:
-            run_hooks(state, "poststop", "stopped")
-        except ContainerError:
-            pass  # runtime.md, lifecycle 13: a failing poststop hook is a warning and no more
+        warnings = _run_poststop(state)
     states.remove_directory(state.directory)
+    return warnings
+
+
+def _load_remains(root: str, container_id: str, force: bool) -> "State | None":
+    """Return as much of the state as there is; None if there is nothing and `force` is given."""
+    states.check_id(container_id)
+    directory = f"{root}/{container_id}"
+    try:
+        return states.load(root, container_id)
+    except NotFoundError:
+        if os.path.isdir(directory):
+            return State(container_id, directory, "")  # its launcher died before state.json was written
+        if force:
+            return None
+        raise
+    except StateError:
+        if not force:
+            raise
+        return State(container_id, directory, "")
+
+
+def _run_poststop(state: State) -> "list[str]":
+    warnings = []
+    document = encode(state.document("stopped")).encode()
+    try:
+        wanted = _hooks_of(state, "poststop")
+    except (OSError, ValueError) as error:
+        return [f"poststop hooks of `{state.id}` are lost with its config.json: {error}"]
+    for hook in wanted:
+        try:
+            hooks.run([hook], document, "poststop", state.bundle)
+        except ContainerError as error:
+            warnings.append(error.message)
+    return warnings
 
 
 def destroy(state: State) -> None:
     """Kill all processes of the container and remove its cgroup."""
     pidfd = open_verified(state.pid, state.started_ticks)
-    if pidfd is not None:
-        try:
-            pidfd_send_signal(pidfd, signal.SIGKILL)
-        except SyscallError as error:
-            if error.errno != errno.ESRCH:
-                raise
-    if state.cgroup:
-        cgroup = cgroup_of(state)
-        cgroup.kill()
-        if is_frozen(state):
-            cgroup.thaw()
+    cgroup = cgroup_of(state) if state.cgroup else None
+    try:
+        if pidfd is not None:
+            _kill_pidfd(pidfd)
+        if cgroup is not None:
+            cgroup.kill()
+            if is_frozen(state):
+                cgroup.thaw()
         wait_gone(pidfd, state.id)
-        cgroup.remove()
-    else:
-        wait_gone(pidfd, state.id)
-    if pidfd is not None:
-        os.close(pidfd)
+        if cgroup is not None:
+            cgroup.remove()
+    finally:
+        if cgroup is not None:
+            cgroup.close()
+        if pidfd is not None:
+            os.close(pidfd)
+
+
+def _kill_pidfd(pidfd: int) -> None:
+    try:
+        pidfd_send_signal(pidfd, SIGKILL)
+    except SyscallError as error:
+        if error.errno != errno.ESRCH:
+            raise
 
 
 def wait_gone(pidfd: "int | None", container_id: str, timeout_s: float = KILL_TIMEOUT_S) -> None:
@@ -212,7 +284,7 @@ def pause(root: str, container_id: str) -> None:
     status = status_of(state)
     if status not in ("running", "created"):
         raise StateError(f"cannot pause container `{container_id}` in state {status}")
-    cgroup_of(state).freeze()
+    with_cgroup(state, lambda cgroup: cgroup.freeze())
 
 
 def resume(root: str, container_id: str) -> None:
@@ -220,7 +292,7 @@ def resume(root: str, container_id: str) -> None:
     state = states.load(root, container_id)
     if status_of(state) != "paused":
         raise StateError(f"container not paused: `{container_id}`")
-    cgroup_of(state).thaw()
+    with_cgroup(state, lambda cgroup: cgroup.thaw())
 
 
 def processes(root: str, container_id: str) -> "list[int]":
@@ -229,16 +301,16 @@ def processes(root: str, container_id: str) -> "list[int]":
     if not state.is_alive():
         raise StateError(f"container not running: `{container_id}`")
     if state.cgroup:
-        return cgroup_of(state).pids()
+        return with_cgroup(state, lambda cgroup: cgroup.pids())
     return [state.pid]
 
 
 def _kill_everyone(state: State, number: int) -> None:
-    if number == signal.SIGKILL and state.cgroup:
-        cgroup_of(state).kill()
+    if number == SIGKILL and state.cgroup:
+        with_cgroup(state, lambda cgroup: cgroup.kill())
         return
-    pids = cgroup_of(state).pids() if state.cgroup else [state.pid] if state.is_alive() else []
-    for pid in pids:
+    alone = [state.pid] if state.is_alive() else []
+    for pid in with_cgroup(state, lambda cgroup: cgroup.pids()) if state.cgroup else alone:
         try:
             os.kill(pid, number)
         except ProcessLookupError:
@@ -252,8 +324,7 @@ def wait_stopped(state: State, timeout_s: float) -> bool:
         return True
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
-    deadline = time.monotonic() + timeout_s
     try:
-        return bool(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        return bool(poll.poll(timeout_s * 1000))
     finally:
         os.close(pidfd)

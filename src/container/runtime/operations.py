@@ -69,6 +69,31 @@ class SetPropagation(Operation):
         mount.mount(None, "/", None, self.flags)
 
 
+class IsolateParent(Operation):
+    """Make the mount that holds `path` private: the parent of a root to pivot into may not be shared."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"make the mount of `{self.path}` private"
+
+    def execute(self, context: Context) -> None:
+        path = os.path.realpath(self.path)
+        while True:
+            try:
+                mount.mount(None, path, None, mount.MS_PRIVATE)
+            except SyscallError as error:
+                # Not the root of a mount: that is further up.
+                if error.errno != errno.EINVAL or path == "/":
+                    raise
+                path = os.path.dirname(path)
+            else:
+                return
+
+
 class AttachRoot(Operation):
     """Mount the root file system over `path`: a copy of what is there, or a new overlay."""
 
@@ -83,16 +108,25 @@ class AttachRoot(Operation):
         return f"attach {self.type or 'bind of'} `{self.path}` as root"
 
     def execute(self, context: Context) -> None:
-        if self.options and not self.options.bind:
-            tree = _new_file_system(self.type, self.options)
-        else:
-            tree = mount.clone_tree(self.path, recursive=True)
-        target = os.open(self.path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            target = os.open(self.path, O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            tree = self._open_tree()
+        except OSError as error:
+            raise LaunchError(
+                f"cannot take `{self.path}` as root: {error if self.type else (error.strerror or '').lower()}",
+                "it must be a directory, and those above it let the container's root user pass (`chmod o+x`)",
+                error.errno or 0,
+            ) from error
         # The parent mount of a new root may not be shared (pivot_root(2), EINVAL); the copy is private.
         mount.setattr_mount(tree, propagation=mount.MS_PRIVATE)
         mount.attach(tree, target)
         os.close(target)
         context.root = tree
+
+    def _open_tree(self) -> int:
+        if self.options and not self.options.bind:
+            return _new_file_system(self.type, self.options)
+        return mount.clone_tree(self.path, recursive=True)
 
 
 class MountFileSystem(Operation):
@@ -114,6 +148,9 @@ class MountFileSystem(Operation):
             target = paths.open_real_directory(context.root, self.destination)
         else:
             target = paths.open_directory(context.root, self.destination)
+        if self.type == "tmpfs" and not any(key == "mode" for key, _ in self.options.data):
+            # What the image says of its directory holds also for what covers it (as runc does).
+            self.options.data.append(("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):o}"))
         try:
             tree = self._create()
         except SyscallError as error:
@@ -157,40 +194,59 @@ class MountFileSystem(Operation):
 class BindMount(Operation):
     """Make what is at `source` on the host appear at `destination`."""
 
-    __slots__ = ("destination", "idmap", "optional", "options", "source")
+    __slots__ = ("destination", "optional", "options", "source", "tree")
 
-    def __init__(
-        self, source: str, destination: str, options: Options, optional: bool = False, idmap: int = -1
-    ) -> None:
+    def __init__(self, source: str, destination: str, options: Options, optional: bool = False, tree: int = -1) -> None:
         self.source = source
         self.destination = destination
         self.options = options
         self.optional = optional
-        self.idmap = idmap
+        self.tree = tree
 
     def describe(self) -> str:
         return f"bind `{self.source}` at `{self.destination}`"
 
     def execute(self, context: Context) -> None:
+        if self.tree >= 0:
+            is_directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
+            _attach(self.tree, paths.open_like(context.root, self.destination, is_directory), self.options)
+            return
         try:
             tree = mount.clone_tree(self.source, self.options.recursive)
         except SyscallError as error:
             if self.optional and error.errno == errno.ENOENT:
                 return
             raise LaunchError(
-                f"cannot bind mount `{self.source}` at `{self.destination}`: {error}", errno=error.errno or 0
+                f"cannot bind mount `{self.source}` at `{self.destination}`: {error}",
+                "check `source` in `mounts`",
+                error.errno or 0,
             ) from error
-        if self.idmap >= 0:
-            mount.setattr_mount(
-                tree, mount.MOUNT_ATTR_IDMAP, userns_fd=self.idmap, recursive=self.options.idmap == "ridmap"
-            )
-        _attach(tree, paths.open_like(context.root, self.destination, self.source), self.options)
+        is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
+        _attach(tree, paths.open_like(context.root, self.destination, is_directory), self.options)
+
+
+class MakeDirectory(Operation):
+    """Make a directory with those above it where the image lacks it; a read-only place is left as it is."""
+
+    __slots__ = ("path",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def describe(self) -> str:
+        return f"make directory `{self.path}`"
+
+    def execute(self, context: Context) -> None:
+        try:
+            os.close(paths.open_directory(context.root, self.path))
+        except OSError:
+            return  # going there will say what is wrong, in the user's words and with the user's rights
 
 
 class MakeDevice(Operation):
-    """Make a device node; where mknod(2) is denied, in a user namespace, bind the host's."""
+    """Make a device node; where mknod(2) is denied, in a user namespace, bind the launcher's or the host's."""
 
-    __slots__ = ("bind", "gid", "kind", "major", "minor", "mode", "path", "uid")
+    __slots__ = ("bind", "gid", "kind", "major", "minor", "mode", "node", "path", "uid")
 
     def __init__(
         self,
@@ -202,34 +258,64 @@ class MakeDevice(Operation):
         uid: int = 0,
         gid: int = 0,
         bind: bool = False,
+        node: int = -1,
     ) -> None:
         self.path, self.kind, self.major, self.minor = path, kind, major, minor
-        self.mode, self.uid, self.gid, self.bind = mode, uid, gid, bind
+        self.mode, self.uid, self.gid, self.bind, self.node = mode, uid, gid, bind, node
 
     def describe(self) -> str:
-        return f"make device `{self.path}` {self.kind} {self.major}:{self.minor}"
+        verb = "bind" if self.bind else "make"
+        return f"{verb} device `{self.path}` {self.kind} {self.major}:{self.minor}"
 
     def execute(self, context: Context) -> None:
         if self.bind:
-            _attach(
-                mount.clone_tree(self.path, recursive=False),
-                paths.open_file(context.root, self.path),
-                Options(),
-            )
-            return
-        kind = {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(self.kind, stat.S_IFCHR)
-        device = os.makedev(self.major, self.minor)
+            self._bind(context)
+        else:
+            self._make(context)
+
+    def _bind(self, context: Context) -> None:
+        tree = self.node
+        if tree < 0:
+            try:
+                tree = mount.clone_tree(self.path, recursive=False)
+            except SyscallError as error:
+                raise LaunchError(
+                    f"cannot bind device `{self.path}`: {error}",
+                    "in a user namespace only devices of the host can be had, under their names there",
+                    error.errno or 0,
+                ) from error
+        if not self._is_it(os.fstat(tree)):
+            os.close(tree)
+            raise LaunchError(f"`{self.path}` of the host is not device {self.kind} {self.major}:{self.minor}")
+        options = Options()
+        options.bind = True
+        options.attr_set = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NOEXEC
+        _attach(tree, paths.open_file(context.root, self.path), options)
+
+    def _make(self, context: Context) -> None:
         parent = paths.open_parent(context.root, self.path)
         name = os.path.basename(self.path)
+        umask = os.umask(0)
         try:
-            os.mknod(name, kind | self.mode, device, dir_fd=parent)
+            os.mknod(name, self._type() | self.mode, os.makedev(self.major, self.minor), dir_fd=parent)
+            if self.uid or self.gid:
+                os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
         except FileExistsError:
-            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-            if stat.S_IFMT(found.st_mode) != kind or (kind != stat.S_IFIFO and found.st_rdev != device):
-                raise LaunchError(f"`{self.path}` exists in the image and is another device or no device") from None
-        if self.uid or self.gid:
-            os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
-        os.close(parent)
+            if not self._is_it(os.stat(name, dir_fd=parent, follow_symlinks=False)):
+                raise LaunchError(
+                    f"`{self.path}` exists in the image and is another device or no device", "remove it from the image"
+                ) from None
+        finally:
+            os.umask(umask)
+            os.close(parent)
+
+    def _type(self) -> int:
+        return {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(self.kind, stat.S_IFCHR)
+
+    def _is_it(self, found: os.stat_result) -> bool:
+        kind = self._type()
+        same_device = kind == stat.S_IFIFO or found.st_rdev == os.makedev(self.major, self.minor)
+        return stat.S_IFMT(found.st_mode) == kind and same_device
 
 
 class MakeLink(Operation):

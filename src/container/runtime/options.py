@@ -78,7 +78,7 @@ class Options:
         attr_set, attr_clr: MOUNT_ATTR_ flags of the mount itself.
         tree_set, tree_clr: the same for the mount and all below it.
         propagation: MS_ flags, 0 if unsaid.
-        idmap: None, `idmap` or `ridmap`.
+        idmap: None, `idmap` or `ridmap`; `idmap_text` is what followed its equals sign.
         copy_up: a tmpfs starts with the content of the directory it covers.
         data: options of the file system, (key, value or None).
     """
@@ -90,6 +90,7 @@ class Options:
         "copy_up",
         "data",
         "idmap",
+        "idmap_text",
         "propagation",
         "recursive",
         "tree_clr",
@@ -100,6 +101,7 @@ class Options:
         self.bind = self.recursive = self.copy_up = False
         self.attr_set = self.attr_clr = self.tree_set = self.tree_clr = self.propagation = 0
         self.idmap: str | None = None
+        self.idmap_text = ""
         self.data: list[tuple[str, str | None]] = []
 
 
@@ -115,9 +117,9 @@ def parse(words: "list[str]") -> Options:
             options.tree_set, options.tree_clr = _merge(options.tree_set, options.tree_clr, ATTRIBUTES[word[1:]])
         elif word in ("bind", "rbind"):
             options.bind = True
-            options.recursive = word == "rbind"
-        elif word in ("idmap", "ridmap"):
-            options.idmap = word
+            options.recursive = options.recursive or word == "rbind"
+        elif word.partition("=")[0] in ("idmap", "ridmap"):
+            options.idmap, _, options.idmap_text = word.partition("=")
         elif word == "tmpcopyup":
             options.copy_up = True
         elif word in SUPERBLOCK:

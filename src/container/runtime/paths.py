@@ -6,7 +6,6 @@ the image, even one exchanged while we look, cannot lead outside (CVE-2021-30465
 
 import errno
 import os
-import stat
 
 from container.errors import LaunchError
 from container.linux._libc import SyscallError
@@ -65,7 +64,8 @@ def open_file(root: int, path: str) -> int:
                 dir_fd=parent,
             )
         except FileExistsError:
-            # A dangling link: follow it inside the root and make what it points at.
+            # A dangling link: make what it points at, inside the root.
+            os.close(open_parent(root, _follow(parent, path)))
             fd = openat2(root, path, os.O_WRONLY | os.O_CREAT, 0o644, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
         os.close(fd)
         return open_in_root(root, path, O_PATH)
@@ -78,11 +78,9 @@ def open_parent(root: int, path: str) -> int:
     return open_directory(root, os.path.dirname(path.rstrip("/")) or "/")
 
 
-def open_like(root: int, path: str, source: str) -> int:
-    """Return a target at `path` of the kind that `source` is, for a bind mount."""
-    if stat.S_ISDIR(os.stat(source).st_mode):
-        return open_directory(root, path)
-    return open_file(root, path)
+def open_like(root: int, path: str, is_directory: bool) -> int:
+    """Return a target at `path` of the kind that the source of a bind mount is."""
+    return open_directory(root, path) if is_directory else open_file(root, path)
 
 
 def _make_directories(root: int, path: str, mode: int) -> int:
@@ -109,7 +107,11 @@ def _make_one(root: int, parent: int, walked: str, part: str, mode: int) -> int:
         os.mkdir(part, mode, dir_fd=parent)
     except FileExistsError:
         # It exists but could not be opened: a dangling link. Make what it points at, inside the root.
-        link = os.readlink(part, dir_fd=parent)
-        target = link if link.startswith("/") else f"{os.path.dirname(walked)}/{link}"
-        return _make_directories(root, target, mode)
+        return _make_directories(root, _follow(parent, walked), mode)
     return open_in_root(root, walked, _DIRECTORY)
+
+
+def _follow(parent: int, path: str) -> str:
+    """Return where the link `path`, whose directory is `parent`, points; a plain file has come in between."""
+    link = os.readlink(os.path.basename(path), dir_fd=parent)
+    return link if link.startswith("/") else f"{os.path.dirname(path)}/{link}"

@@ -2,7 +2,8 @@
 
 Order, and why: propagation first, so that nothing leaks to the host; the root; the mounts as the
 document lists them; device nodes and the links of runtime-linux.md on top of the mounted /dev;
-createContainer hooks; masks and read-only paths when the tree is complete; the pivot.
+createContainer hooks; masks and read-only paths when the tree is complete; the working directory, while
+the root can still be written; the pivot.
 """
 
 import os
@@ -62,17 +63,19 @@ class Host:
         userns: the container's root is not the host's: no mknod, no device of its own.
         cgroups: controller -> directory of the container's cgroup; `""` is the unified one.
         cgroupns: the container has a cgroup namespace of its own.
-        idmaps: index of a mount in the document -> descriptor of the user namespace that maps it.
+        trees: index of a mount in the document -> detached mount, opened by the launcher.
+        nodes: path of a device -> detached mount of its node, made by the launcher.
         hooks: runs the createContainer hooks, None if there are none.
     """
 
-    __slots__ = ("cgroupns", "cgroups", "hooks", "idmaps", "userns")
+    __slots__ = ("cgroupns", "cgroups", "hooks", "nodes", "trees", "userns")
 
     def __init__(self, userns: bool = False, cgroups: "dict[str, str] | None" = None, cgroupns: bool = False) -> None:
         self.userns = userns
         self.cgroups = cgroups or {}
         self.cgroupns = cgroupns
-        self.idmaps: dict[int, int] = {}
+        self.trees: dict[int, int] = {}
+        self.nodes: dict[str, int] = {}
         self.hooks: Callable[[], None] | None = None
 
 
@@ -87,25 +90,30 @@ def plan(config: "Config", bundle: str, host: Host) -> "list[op.Operation]":
     path = os.path.join(bundle, root["path"])
     if "mount" not in {namespace["type"] for namespace in linux.get("namespaces") or ()}:
         return [op.Chroot(path)]
-    mounts = list(config.get("mounts") or ())
-    steps: list[op.Operation] = [op.SetPropagation(_host_propagation(linux.get("rootfsPropagation")))]
-    if mounts and os.path.normpath(mounts[0]["destination"]) == "/":
+    mounts, skipped = list(config.get("mounts") or ()), 0
+    word = linux.get("rootfsPropagation")
+    steps: list[op.Operation] = [op.SetPropagation(_host_propagation(word))]
+    if word in ("shared", "rshared"):
+        steps.append(op.IsolateParent(path))
+    if mounts and _absolute(mounts[0]["destination"]) == "/":
         first = mounts[0]
         steps.append(op.AttachRoot(path, first.get("type") or "bind", parse(list(first.get("options") or ()))))
-        host.idmaps = {index - 1: fd for index, fd in host.idmaps.items()}
-        mounts = mounts[1:]
+        mounts, skipped = mounts[1:], 1
     else:
         steps.append(op.AttachRoot(path))
-    for index, mount in enumerate(mounts):
-        steps.append(_plan_mount(mount, bundle, host, host.idmaps.get(index, -1)))
+    for index, mount in enumerate(mounts, skipped):
+        steps.append(_plan_mount(mount, bundle, host, host.trees.get(index, -1)))
     steps += _plan_devices(linux.get("devices") or [], mounts, host)
     if host.hooks:
         steps.append(op.Call("run createContainer hooks", host.hooks))
     steps += [op.ReadOnly(path) for path in linux.get("readonlyPaths") or ()]
     steps += [op.Mask(path) for path in linux.get("maskedPaths") or ()]
+    process = config.get("process")
+    if process is not None and _absolute(process["cwd"]) != "/":
+        steps.append(op.MakeDirectory(_absolute(process["cwd"])))
     if root.get("readonly"):
         steps.append(op.ReadOnlyRoot())
-    steps.append(op.Pivot(_root_propagation(linux.get("rootfsPropagation"))))
+    steps.append(op.Pivot(_root_propagation(word)))
     return steps
 
 
@@ -126,9 +134,9 @@ def _root_propagation(word: "str | None") -> int:
     return PROPAGATION[word]
 
 
-def _plan_mount(mount: "Mount", bundle: str, host: Host, idmap: int) -> "op.Operation":
+def _plan_mount(mount: "Mount", bundle: str, host: Host, tree: int) -> "op.Operation":
     # Relative destinations are deprecated by config.md and mean "below /".
-    destination = os.path.normpath("/" + mount["destination"])
+    destination = _absolute(mount["destination"])
     options = parse(list(mount.get("options") or ()))
     kind = mount.get("type") or ""
     _check_destination(destination, kind, options)
@@ -137,12 +145,17 @@ def _plan_mount(mount: "Mount", bundle: str, host: Host, idmap: int) -> "op.Oper
         source = mount.get("source")
         if not source:
             raise ConfigError(f"bind mount at `{destination}` has no source")
-        return op.BindMount(os.path.join(bundle, source), destination, options, idmap=idmap)
+        return op.BindMount(os.path.join(bundle, source), destination, options, tree=tree)
     if kind in ("cgroup", "cgroup2"):
         return _plan_cgroup(destination, options, host)
     if mount.get("source") and not any(key == "source" for key, _ in options.data) and kind not in _SOURCELESS:
         options.data.insert(0, ("source", mount["source"]))
     return op.MountFileSystem(destination, kind, options, _fallback(kind, destination))
+
+
+def _absolute(path: str) -> str:
+    # normpath keeps two leading slashes (POSIX allows them a meaning of their own), so they go first.
+    return os.path.normpath("/" + path.lstrip("/"))
 
 
 #: File systems whose `source` is a label without meaning; given to them, some refuse it.
@@ -208,9 +221,9 @@ class CgroupMount(op.Operation):
 
 
 def _plan_devices(devices: "list[Device]", mounts: "list[Mount]", host: Host) -> "list[op.Operation]":
-    if any(os.path.normpath(m["destination"]) == "/dev" and parse(list(m.get("options") or ())).bind for m in mounts):
+    if any(_absolute(m["destination"]) == "/dev" and parse(list(m.get("options") or ())).bind for m in mounts):
         return []  # /dev is the host's own: nothing is missing there, and nothing may be made there
-    named = {device["path"] for device in devices}
+    named = {_absolute(device["path"]) for device in devices}
     steps: list[op.Operation] = [
         op.MakeDevice(path, "c", major, minor, bind=host.userns)
         for path, major, minor in DEFAULT_DEVICES
@@ -221,7 +234,7 @@ def _plan_devices(devices: "list[Device]", mounts: "list[Mount]", host: Host) ->
             raise ConfigError(f"device `{device['path']}` has unknown type `{device['type']}`", "one of c, b, u, p")
         steps.append(
             op.MakeDevice(
-                device["path"],
+                _absolute(device["path"]),
                 device["type"],
                 device.get("major", 0),
                 device.get("minor", 0),
@@ -229,6 +242,7 @@ def _plan_devices(devices: "list[Device]", mounts: "list[Mount]", host: Host) ->
                 device.get("uid", 0),
                 device.get("gid", 0),
                 bind=host.userns and device["type"] != "p",
+                node=host.nodes.get(device["path"], -1),
             )
         )
     return steps + [op.MakeLink(path, target) for path, target in DEFAULT_LINKS]

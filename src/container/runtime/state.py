@@ -11,18 +11,22 @@ never stored: it follows from the files and from /proc.
 """
 
 import errno
-import json
 import os
-import re
 import time
 
 from container.errors import ConfigError, ExistsError, NotFoundError, StateError
 from container.linux.files import read_file, replace_file
 from container.linux.process import is_alive, start_time
 from container.spec.config import OCI_VERSION
+from container.spec.document import decode, encode
 
-#: As runc and crun have it.
-_ID = re.compile(r"[A-Za-z0-9_+-][A-Za-z0-9_+.-]{0,1023}")
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+#: As runc and crun have it; the name of a directory besides.
+_ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+.-")
+_ID_LENGTH = 255
 
 VERSION = 1
 
@@ -37,6 +41,7 @@ class State:
         owner: uid of the creator.
         cgroup: controller -> directory.
         hooks: the phases that config.json has hooks for.
+        later: limits to set once the program runs (Cgroup.apply_after_start), None if there are none.
         directory: where all this lies.
     """
 
@@ -48,6 +53,7 @@ class State:
         "directory",
         "hooks",
         "id",
+        "later",
         "owner",
         "pid",
         "rootfs",
@@ -66,6 +72,7 @@ class State:
         self.owner = os.getuid()
         self.cgroup: dict[str, str] = {}
         self.hooks: list[str] = []
+        self.later: dict[str, Any] | None = None
 
     def save(self) -> None:
         """Write state.json."""
@@ -80,9 +87,10 @@ class State:
             "owner": self.owner,
             "cgroup": self.cgroup,
             "hooks": self.hooks,
+            "later": self.later,
             "annotations": self.annotations,
         }
-        replace_file(f"{self.directory}/state.json", json.dumps(document).encode(), 0o600)
+        replace_file(f"{self.directory}/state.json", encode(document).encode(), 0o600)
 
     def set_pid(self, pid: int) -> None:
         """Remember the init by its pid and start time."""
@@ -130,11 +138,16 @@ def format_time(seconds: float) -> str:
     return f"{stamp}.{int((seconds - whole) * 1e9):09d}Z"
 
 
+def is_id(text: str) -> bool:
+    """Tell whether `text` may name a container."""
+    return 0 < len(text) <= _ID_LENGTH and text[0] != "." and _ID_CHARACTERS.issuperset(text)
+
+
 def check_id(container_id: str) -> None:
     """Raise ConfigError unless `container_id` may name a container."""
-    if not _ID.fullmatch(container_id):
+    if not is_id(container_id):
         raise ConfigError(
-            f"container id `{container_id}` is not valid",
+            f"invalid character in container ID `{container_id}`, or it is too long",
             "letters, digits, `_`, `+`, `-` and `.`, not beginning with a dot",
         )
 
@@ -174,7 +187,7 @@ def load(root: str, container_id: str) -> State:
             raise NotFoundError(f"container does not exist: `{container_id}`") from error
         raise
     try:
-        document = json.loads(raw)
+        document: Any = decode(raw)
         state = State(document["id"], directory, document["bundle"])
         state.pid = document["pid"]
         state.started_ticks = document["startTime"]
@@ -183,6 +196,7 @@ def load(root: str, container_id: str) -> State:
         state.owner = document["owner"]
         state.cgroup = document["cgroup"]
         state.hooks = document["hooks"]
+        state.later = document.get("later")
         state.annotations = document["annotations"]
     except (ValueError, KeyError, TypeError) as error:
         raise StateError(
@@ -195,7 +209,7 @@ def load(root: str, container_id: str) -> State:
 def ids(root: str) -> "list[str]":
     """Return every id below `root`, sorted."""
     try:
-        return sorted(name for name in os.listdir(root) if _ID.fullmatch(name) and os.path.isdir(f"{root}/{name}"))
+        return sorted(name for name in os.listdir(root) if is_id(name) and os.path.isdir(f"{root}/{name}"))
     except FileNotFoundError:
         return []
 

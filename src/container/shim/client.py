@@ -419,20 +419,20 @@ class Shim:
             await self._start_process()
             self._sock = _open_socket(self._paths.shim_socket)
         asyncio.get_running_loop().add_reader(self._sock.fileno(), self._on_readable)
-        self._connected.set()
-        ok = await self._ask({"op": "hello", "follow": True})
+        # Other requests wait until this is over: the shim first has to learn what its predecessor knew.
+        ok, _ = await self._exchange({"op": "hello", "follow": True})
         findings = [f"{name}: {detail} ({fix})" for name, detail, fix in ok["node"]["findings"]]
         self.node = NodeInfo(ok["node"]["mode"], findings)
         for container_id, held in list(self._held.items()):
-            if held.fds:
-                names = list(held.fds)
-                message = {"op": "offer", "container": container_id, "names": names}
-                await self._call(message, tuple(held.fds.values()))
-        await self._ask({"op": "adopted"})
+            message = {"op": "offer", "container": container_id, "names": list(held.fds)}
+            await self._exchange(message, tuple(held.fds.values()))
+        await self._exchange({"op": "adopted"})
         await self._learn_exits()
+        self._connected.set()
 
     async def _learn_exits(self) -> None:
-        for state in await self.states():
+        ok, _ = await self._exchange({"op": "states"})
+        for state in map(_state, ok["states"]):
             if state.exit is not None:
                 self._ended(state.id, state.exit)
 
@@ -468,7 +468,20 @@ class Shim:
         if received is None:
             self._lost()
             return
-        message, fds = received
+        self._on_message(*received)
+
+    def _read_rest(self) -> None:
+        """Hear what the shim said before it died: descriptors may be among it that nobody else has."""
+        while self._sock is not None:
+            try:
+                received = wire.receive(self._sock)
+            except (OSError, ValueError):
+                return
+            if received is None:
+                return
+            self._on_message(*received)
+
+    def _on_message(self, message: dict[str, Any], fds: list[int]) -> None:
         if "event" in message:
             self._on_event(message, fds)
         else:
@@ -545,6 +558,7 @@ class Shim:
         self._chunks.clear()
 
     def _lost(self) -> None:
+        self._read_rest()
         self._disconnect()
         if self._closing:
             return
@@ -595,8 +609,17 @@ class Shim:
 
     async def _call(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> tuple[dict[str, Any], list[int]]:
         if not self._connected.is_set():
-            await asyncio.wait_for(self._connected.wait(), START_TIMEOUT_S)
-        assert self._sock is not None
+            try:
+                await asyncio.wait_for(self._connected.wait(), START_TIMEOUT_S)
+            except TimeoutError:
+                raise errors.DeadlineError(
+                    f"no shim for {START_TIMEOUT_S:g} s", "the daemon's log tells why it does not start"
+                ) from None
+        return await self._exchange(message, fds)
+
+    async def _exchange(self, message: dict[str, Any], fds: tuple[int, ...] = ()) -> tuple[dict[str, Any], list[int]]:
+        if self._sock is None:
+            raise ShimLostError("the shim died")
         number = next(self._numbers)
         future: asyncio.Future[tuple[dict[str, Any], list[int]]] = asyncio.get_running_loop().create_future()
         self._requests[number] = future
@@ -606,6 +629,7 @@ class Shim:
             await self._send_when_possible({"id": number, **message}, fds)
         except OSError as error:
             self._requests.pop(number, None)
+            self._lost()  # the socket's end may not have been read yet, and asking again must not find it open
             raise ShimLostError("the shim died") from error
         return await future
 

@@ -7,9 +7,11 @@ is acted on: state.json before the program may start, exit.json before the exit 
 
 import json
 import os
+import signal
 import time
 
 from container.errors import ContainerError, ExistsError, LaunchError, StateError
+from container.linux._libc import SyscallError
 from container.linux.files import read_file, replace_file
 from container.linux.process import (
     exit_code,
@@ -17,6 +19,7 @@ from container.linux.process import (
     open_verified,
     pidfd_exit_status,
     pidfd_send_signal,
+    process_state,
     zombie_status,
 )
 from container.runtime import launch as launching
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 
 #: Exit code of a container whose end nobody of ours could see; told with `"known": false`.
 UNKNOWN_EXIT = 255
+
+
+#: How long a stopped process may take to stand still; one in a system call finishes that first.
+STOP_TIMEOUT_S = 1.0
 
 
 class Exit:
@@ -202,7 +209,8 @@ def adopt(root: str, container_id: str) -> "Container | None":
     container = Container(state, stdio)
     container.pidfd = open_or_none(state)
     container.exit = _read_exit(state)
-    if not state.was_started() and container.pidfd < 0 and container.exit is None:
+    if container.exit is None and not _can_go_on(container):
+        container.close()
         _undo(root, container_id)
         return None
     if container.exit is not None:
@@ -212,11 +220,38 @@ def adopt(root: str, container_id: str) -> "Container | None":
         container.pump.open_fifos()
     if os.path.exists(f"{state.directory}/stdin.fifo"):
         container.stdin = os.open(f"{state.directory}/stdin.fifo", os.O_RDWR | os.O_CLOEXEC)
-    if container.pidfd < 0:
-        status = zombie_status(state.pid, state.started_ticks)
-        if status is not None:
-            container.save_exit(Exit(status, now()))
     return container
+
+
+def _can_go_on(container: Container) -> bool:
+    """Tell whether an adopted container runs, ran, or can still be started through its gate.
+
+    An init that waits for our predecessor's word can not; the one who asked will ask again. It may have got that
+    word in this moment, so it is stopped while we look: a program must not run twice.
+    """
+    state = container.state
+    if state.was_started():
+        return True
+    if container.pidfd < 0:
+        return False
+    if os.path.exists(f"{state.directory}/start.sock"):
+        return True
+    stop(container)
+    if not state.was_started():
+        return False
+    pidfd_send_signal(container.pidfd, signal.SIGCONT)
+    return True
+
+
+def stop(container: Container) -> None:
+    """Send SIGSTOP and wait until the init stands still or is gone."""
+    try:
+        pidfd_send_signal(container.pidfd, signal.SIGSTOP)
+    except SyscallError:
+        return  # it is gone
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while time.monotonic() < deadline and process_state(container.state.pid) not in ("T", "Z", ""):
+        time.sleep(0.0005)
 
 
 def open_or_none(state: State) -> int:

@@ -47,7 +47,6 @@ def main(argv: "list[str]") -> int:
 
 
 def _enter(run_dir: str, uplink: bool) -> "dict[str, Any]":
-    from container.shim.node import enter_node
 
     return enter_node(run_dir, uplink=uplink).to_json()
 

@@ -31,7 +31,11 @@ def send(sock: "_socket.socket", message: "dict[str, object]", fds: "list[int] |
 
 def receive(sock: "_socket.socket") -> "tuple[dict[str, object], list[int]] | None":
     """Return (message, descriptors), close-on-exec, or None at the end; ValueError for what is no message."""
-    data, ancillary, flags, _ = sock.recvmsg(MAX_BYTES * 4, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
+    try:
+        data, ancillary, flags, _ = sock.recvmsg(MAX_BYTES * 4, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:
+        # The peer died with something of ours unread. What it had sent is still to be had behind this error.
+        data, ancillary, flags, _ = sock.recvmsg(MAX_BYTES * 4, _ANCILLARY, _socket.MSG_CMSG_CLOEXEC)
     fds = array.array("i")
     for level, kind, content in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:

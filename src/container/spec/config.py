@@ -3,12 +3,12 @@
 Out of scope: whether this host can do what the document asks (container.runtime).
 """
 
-import json
 import os
 
 from container.errors import ConfigError
 from container.linux.namespaces import FLAGS
-from container.spec import schema, types
+from container.spec import document as json
+from container.spec import schema, sysctls, types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def load(bundle: str, name: str = "config.json") -> "Config":
 
 
 def parse(raw: bytes) -> "Config":
-    """Return the checked document in `raw`, the same dict that json.loads makes."""
+    """Return the checked document in `raw`, the same dict that JSON makes."""
     document = decode(raw, "config.json")
     schema.check_object(document, types.Config, "")
     config: Config = document  # type: ignore[assignment] # checked on the line above
@@ -48,7 +48,8 @@ def parse(raw: bytes) -> "Config":
     if process is not None:
         check_process(process)
     _check_root(config)
-    _check_namespaces(config)
+    kinds = _check_namespaces(config)
+    sysctls.check(config, kinds)
     return config
 
 
@@ -66,7 +67,7 @@ def decode(raw: bytes, what: str) -> object:
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{what} is larger than {MAX_BYTES} bytes")
     try:
-        return json.loads(raw)
+        return json.decode(raw)
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ConfigError(f"{what} is not JSON: {reason}") from error
@@ -84,7 +85,7 @@ def check_process(process: "Process") -> None:
     for text in (*process["args"], process["cwd"], *(process.get("env") or ())):
         if "\0" in text:
             raise ConfigError(f"`process` contains a NUL character in `{text!r}`")
-    seen = set()
+    seen: set[str] = set()
     for rlimit in process.get("rlimits") or ():
         if rlimit["type"] in seen:
             raise ConfigError(f"`process.rlimits` has `{rlimit['type']}` twice")
@@ -110,8 +111,8 @@ def _check_root(config: "Config") -> None:
             raise ConfigError(f"`mounts[{index}].destination` is empty")
 
 
-def _check_namespaces(config: "Config") -> None:
-    seen = set()
+def _check_namespaces(config: "Config") -> "set[str]":
+    seen: set[str] = set()
     for index, namespace in enumerate((config.get("linux") or {}).get("namespaces") or ()):
         kind = namespace["type"]
         if kind not in FLAGS:
@@ -124,3 +125,6 @@ def _check_namespaces(config: "Config") -> None:
         raise ConfigError("`hostname` needs a `uts` namespace in `linux.namespaces`")
     if "user" not in seen and (linux.get("uidMappings") or linux.get("gidMappings")):
         raise ConfigError("`linux.uidMappings` and `linux.gidMappings` need a `user` namespace in `linux.namespaces`")
+    if linux.get("netDevices") and "network" not in seen:
+        raise ConfigError("`linux.netDevices` needs a `network` namespace in `linux.namespaces`")
+    return seen

@@ -81,6 +81,12 @@ class ProgressLine:
             self._stream.write(f"{found.message}\n")
             self._told = True
 
+    def note(self, text: str) -> None:
+        """Tell somebody at a terminal something in passing."""
+        if self._live:
+            self._stream.write(f"\r\x1b[Kvappc: {text}\n")
+            self._stream.flush()
+
     def clear(self) -> None:
         """Leave the terminal as it was."""
         if self._shown:

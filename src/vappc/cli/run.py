@@ -16,7 +16,7 @@ What comes after IMAGE is the command; `--` may stand between them. It replaces 
 entrypoint stays, as with Docker; with --entrypoint that is replaced too.
 
 The exit status is the command's. 125: we failed; 126: the command cannot be run; 127: it was not found.
-Ctrl-C is passed on to the command; the second one stops the container.
+Ctrl-C is passed on to the command; the second one kills the container.
 """
 
 
@@ -152,6 +152,7 @@ class _Interrupts:
                     self._cancel(other)
                 elif count == 1:
                     other.kill(self.instance_id, "SIGINT")
+                    self._progress.note("passed on; Ctrl-C again kills the container")
                 else:
                     other.kill(self.instance_id, "SIGKILL")
         except ServerError:

@@ -3,7 +3,6 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import aclosing
 from typing import Self, TypeVar
 
 from container.intent import (
@@ -19,9 +18,10 @@ from container.intent import (
     InstanceState,
 )
 from vappc.client.blocking import ExecResult
-from vappc.client.core import READ_BYTES, Core, check, check_endpoint, check_state, check_unit, raise_failure
+from vappc.client.channel import Channel
+from vappc.client.core import check, check_endpoint, check_state, check_unit
 from vappc.client.process import INPUT_BYTES, OnProgress, no_progress
-from vappc.errors import ConnectError, VappcError
+from vappc.errors import ConnectError
 from vappc.protocol import (
     Answer,
     Command,
@@ -33,108 +33,15 @@ from vappc.protocol import (
     commands,
     output_bytes,
 )
-from vappc.transport.address import Address, find
-from vappc.transport.connect import open_connection
+from vappc.transport.address import find
 
 T = TypeVar("T")
-
-
-class _Connection:
-    """A stream pair whose answers go to the queue of their request."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._core = Core()
-        self._reader = reader
-        self._writer = writer
-        self._queues: dict[int, asyncio.Queue[Answer | VappcError]] = {}
-        self._broken: VappcError | None = None
-        self._task = asyncio.create_task(self._read())
-
-    @classmethod
-    async def open(cls, address: Address, timeout_s: float | None, token: str | None) -> "_Connection":
-        # Connecting to a local socket is immediate or fails; the loop's own connect knows no VM sockets.
-        sock = open_connection(address, timeout_s)
-        sock.setblocking(False)
-        connection = cls(*await asyncio.open_connection(sock=sock))
-        if token is not None:
-            try:
-                check(await connection.call(commands.Hello(token=token)), "OkHello", HelloData)
-            except BaseException:
-                await connection.close()
-                raise
-        return connection
-
-    @property
-    def is_usable(self) -> bool:
-        return self._broken is None
-
-    async def close(self) -> None:
-        self._task.cancel()
-        self._writer.close()
-        await asyncio.gather(self._task, self._writer.wait_closed(), return_exceptions=True)
-
-    async def send(self, command: Command, *, expect: bool = True) -> int:
-        if self._broken is not None:
-            raise self._broken
-        request_id, line = self._core.request(command)
-        if expect:
-            self._queues[request_id] = asyncio.Queue()
-        self._writer.write(line)
-        try:
-            await self._writer.drain()
-        except OSError as error:
-            raise ConnectError(f"the connection broke: {error}", "is the daemon alive?") from error
-        return request_id
-
-    async def answers(self, request_id: int) -> AsyncIterator[Answer]:
-        queue = self._queues[request_id]
-        try:
-            while True:
-                answer = await queue.get()
-                if isinstance(answer, VappcError):
-                    raise answer
-                raise_failure(answer)
-                yield answer
-                if answer.is_final:
-                    return
-        finally:
-            self._queues.pop(request_id, None)
-
-    async def call(self, command: Command) -> Answer:
-        async with aclosing(self.answers(await self.send(command))) as answers:  # type: ignore[type-var]  # a generator
-            async for answer in answers:
-                if answer.is_final:
-                    return answer
-        raise ConnectError("the daemon ended without an answer", "look at its log")
-
-    async def _read(self) -> None:
-        error: VappcError = ConnectError("the daemon closed the connection", "look at its log")
-        try:
-            while data := await self._reader.read(READ_BYTES):
-                for answer in self._core.feed(data):
-                    self._route(answer)
-        except OSError as broken:
-            error = ConnectError(f"the connection broke: {broken}", "is the daemon alive?")
-        except VappcError as broken:
-            error = broken
-        self._broken = error
-        for queue in self._queues.values():
-            queue.put_nowait(error)
-
-    def _route(self, answer: Answer) -> None:
-        if isinstance(answer.id, int):
-            if queue := self._queues.get(answer.id):
-                queue.put_nowait(answer)
-        else:
-            # An error about the connection itself carries no id: everybody is concerned.
-            for queue in self._queues.values():
-                queue.put_nowait(answer)
 
 
 class AsyncProcess:
     """An exec or an attached run; iterate for the output. It owns its connection."""
 
-    def __init__(self, connection: _Connection, request_id: int, on_progress: OnProgress) -> None:
+    def __init__(self, connection: Channel, request_id: int, on_progress: OnProgress) -> None:
         self._connection = connection
         self._answers = connection.answers(request_id)
         self._on_progress = on_progress
@@ -210,7 +117,7 @@ class AsyncClient:
         self.address = find(address)
         self._timeout_s = timeout_s
         self._token = token if token is not None else os.environ.get("VAPPC_TOKEN")
-        self._connection: _Connection | None = None
+        self._connection: Channel | None = None
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -398,5 +305,5 @@ class AsyncClient:
         connection = await self._open()
         return AsyncProcess(connection, await connection.send(command), on_progress)
 
-    async def _open(self) -> _Connection:
-        return await _Connection.open(self.address, self._timeout_s, self._token)
+    async def _open(self) -> Channel:
+        return await Channel.open(self.address, self._timeout_s, self._token)

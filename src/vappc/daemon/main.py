@@ -23,8 +23,8 @@ from vappc.daemon.options import Options, parse
 from vappc.daemon.registry import Registry, check_port
 from vappc.daemon.service import Service
 from vappc.errors import DaemonError, VappcError
-from vappc.transport.address import TcpAddress, UnixAddress, parse_address
-from vappc.transport.listen import Peer, listen
+from vappc.transport.address import Address, TcpAddress, UnixAddress, parse_address
+from vappc.transport.listen import Listener, Peer, listen
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +50,7 @@ class Daemon:
         self._options = options
         self._connections: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
+        self._service: Service | None = None
 
     async def run(self) -> None:
         """Serve until a signal ends it.
@@ -62,14 +63,16 @@ class Daemon:
         async with AsyncExitStack() as stack:
             stack.callback(os.close, _lock(paths))
             self._catch_signals()
+            # The addresses come first: whoever cannot have them must not leave a shim behind.
+            token = _token(paths) if any(isinstance(found, TcpAddress) for found in addresses) else None
+            stack.push_async_callback(self._close_connections)
+            listeners = [await self._listen(address, token, stack) for address in addresses]
             registry = await self._open_registry(paths, stack)
             shim = await Shim.start(paths)
             stack.push_async_callback(shim.close)
-            service = await self._open_service(paths, shim, registry, stack)
-            token = _token(paths) if any(isinstance(found, TcpAddress) for found in addresses) else None
-            stack.push_async_callback(self._close_connections)
-            for address in addresses:
-                await self._listen(address, service, token, stack)
+            self._service = await self._open_service(paths, shim, registry, stack)
+            for listener in listeners:
+                await listener.start()
             self._tell_ready()
             await self._stop.wait()
             logger.info("stopping; containers run on")
@@ -105,17 +108,19 @@ class Daemon:
             findings=list(shim.node.findings),
         )
 
-    async def _listen(self, address: object, service: Service, token: str | None, stack: AsyncExitStack) -> None:
+    async def _listen(self, address: Address, token: str | None, stack: AsyncExitStack) -> Listener:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:
             task = asyncio.current_task()
             assert task is not None
+            assert self._service is not None
             self._connections.add(task)
             task.add_done_callback(self._connections.discard)
-            await Connection(reader, writer, peer, service.handle, token).run()
+            await Connection(reader, writer, peer, self._service.handle, token).run()
 
-        listener = await listen(address, connected, allow_local_vsock=self._options.allow_local_vsock)  # type: ignore[arg-type]
+        listener = await listen(address, connected, allow_local_vsock=self._options.allow_local_vsock)
         stack.callback(listener.close)
         logger.info("listening address=%s", address)
+        return listener
 
     async def _close_connections(self) -> None:
         for task in list(self._connections):

@@ -73,7 +73,9 @@ class Service:
             handle = await self._follow(operation, reply)
             if not command.attach:
                 return "OkHandle", handle
-            return "OkExit", await self._attach(container_id, reply)
+            outcome = await self._attach(container_id, reply)
+        await self._engine.wait_removed(container_id)
+        return "OkExit", outcome
 
     async def stop(self, command: commands.Stop, _: Reply) -> Result:
         """Stop a container."""

@@ -60,6 +60,10 @@ class Listener:
         """The port in fact bound, for port 0."""
         return int(self._server.sockets[0].getsockname()[1])
 
+    async def start(self) -> None:
+        """Begin to accept; who connected before has waited."""
+        await self._server.start_serving()
+
     def close(self) -> None:
         """Stop listening; open connections stay as they are."""
         self._server.close()
@@ -68,7 +72,7 @@ class Listener:
 
 
 async def listen(address: Address, on_connection: OnConnection, *, allow_local_vsock: bool = False) -> Listener:
-    """Listen on `address` and call `on_connection` for everybody who connects.
+    """Take `address`, and call `on_connection` for everybody who connects once the listener is started.
 
     Raises:
         DaemonError: the address is taken, not loopback, or not to be had here.
@@ -84,8 +88,8 @@ async def listen(address: Address, on_connection: OnConnection, *, allow_local_v
 
     if isinstance(address, UnixAddress):
         identity = _identity(address.path)
-        return Listener(address, await asyncio.start_unix_server(accepted, sock=sock), identity)
-    return Listener(address, await asyncio.start_server(accepted, sock=sock), None)
+        return Listener(address, await asyncio.start_unix_server(accepted, sock=sock, start_serving=False), identity)
+    return Listener(address, await asyncio.start_server(accepted, sock=sock, start_serving=False), None)
 
 
 def identify(address: Address, sock: socket.socket, *, allow_local_vsock: bool = False) -> Peer:

@@ -83,8 +83,10 @@ async def test_images_are_listed_and_removed(daemon):
     assert (await vappc(daemon, "pull", "demo"))[:2] == (0, "sha256:" + "1" * 64 + "\n")
     assert await vappc(daemon, "images") == (
         0,
-        "NAME                            ID             CREATED      SIZE\n"
-        "docker.io/library/demo:latest   111111111111   2026-01-02   1.2 MB\n",
+        (
+            "NAME                            ID             CREATED      SIZE\n"
+            "docker.io/library/demo:latest   111111111111   2026-01-02   1.2 MB\n"
+        ),
         "",
     )
     assert json.loads((await vappc(daemon, "images", "--json"))[1])[0]["size_bytes"] == 1234567

@@ -17,7 +17,7 @@ from vappc.transport.address import (
     parse_address,
 )
 from vappc.transport.connect import open_connection
-from vappc.transport.listen import listen
+from vappc.transport.listen import listen as take
 
 
 @pytest.mark.parametrize(
@@ -83,6 +83,23 @@ async def echo(reader, writer, peer):
     await writer.drain()
     await reader.read()
     writer.close()
+
+
+async def listen(*arguments, **options):
+    listener = await take(*arguments, **options)
+    await listener.start()
+    return listener
+
+
+async def test_who_connects_early_waits_for_the_start(tmp_path):
+    address = UnixAddress(str(tmp_path / "s"))
+    listener = await take(address, echo)
+    waiting = asyncio.create_task(first_line(address))
+    await asyncio.sleep(0.01)
+    assert not waiting.done()
+    await listener.start()
+    assert await waiting
+    listener.close()
 
 
 async def first_line(address):

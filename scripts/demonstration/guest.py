@@ -1,0 +1,137 @@
+"""An unprivileged user for the length of a tour, and a copy of the program that he can read.
+
+The checkout may lie below a private directory and its interpreter below a private home, so the locked
+environment is installed anew, from uv's cache, where everybody can read. Needs root.
+"""
+
+import os
+import pwd
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from demonstration.errors import DemoError
+
+_CHECKOUT = Path(__file__).parents[2]
+_SUBID_FILES = ("/etc/subuid", "/etc/subgid")
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """The user."""
+
+    name: str
+    uid: int
+    gid: int
+
+
+@contextmanager
+def temporary_user(home: Path) -> Iterator[Guest]:
+    """Make a user with subordinate ids whose home is `home`, made too; take him away at the end.
+
+    Raises:
+        DemoError: there is no `useradd`, or it refuses.
+    """
+    name = f"vapp-demo-{secrets.token_hex(2)}"
+    _administer("useradd", "--no-create-home", "--home-dir", str(home), "--shell", "/bin/sh", name)
+    try:
+        entry = pwd.getpwnam(name)
+        _give_subids(name)
+        home.mkdir(mode=0o700)
+        os.chown(home, entry.pw_uid, entry.pw_gid)
+        yield Guest(name, entry.pw_uid, entry.pw_gid)
+    finally:
+        _administer("userdel", "--force", name)
+
+
+def has_traces(name: str) -> bool:
+    """Tell whether the system's files still know the user."""
+    files = ("/etc/passwd", "/etc/group", *_SUBID_FILES)
+    return any(line.startswith(f"{name}:") for file in files for line in _read_lines(file))
+
+
+def install_program(directory: Path) -> Path:
+    """Install the locked environment and this demo below `directory`; returns its interpreter.
+
+    Raises:
+        DemoError: it cannot be installed.
+    """
+    python = _readable_python(directory / "python")
+    environment = directory / "venv"
+    _uv("venv", "--quiet", "--python", str(python), str(environment))
+    target = environment / "bin" / "python"
+    install = ("pip", "install", "--quiet", "--python", str(target), "--constraint", "requirements.lock", ".[all]")
+    try:
+        # All of it is in the cache since scripts/setup, but uv may have to ask how versions relate.
+        _uv(*install, "--offline")
+    except DemoError:
+        _uv(*install)
+    skip = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(_CHECKOUT / "scripts", directory / "scripts", ignore=skip)
+    _open_to_all(directory)
+    return target
+
+
+def _readable_python(copy: Path) -> Path:
+    """Return the interpreter of our environment, or a copy if others cannot reach it."""
+    base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
+    if all(parent.stat().st_mode & 0o001 for parent in (base, *base.parents)):
+        return base
+    skip = shutil.ignore_patterns("__pycache__", "test", "site-packages", "*.a")
+    shutil.copytree(sys.base_prefix, copy, symlinks=True, ignore=skip)
+    return copy / base.relative_to(Path(sys.base_prefix).resolve())
+
+
+def _open_to_all(directory: Path) -> None:
+    """Let everybody read, whatever the umask of root is."""
+    for place, folders, files in os.walk(directory):
+        for name in (*folders, *files):
+            path = os.path.join(place, name)
+            if not os.path.islink(path):
+                mode = os.stat(path).st_mode
+                os.chmod(path, mode & 0o7777 | 0o444 | (0o111 if mode & 0o100 else 0))
+    directory.chmod(0o755)
+
+
+def _uv(*arguments: str) -> None:
+    own = _CHECKOUT / ".tools" / "bin" / "uv"
+    program = shutil.which("uv") or str(own)
+    environment = {**os.environ, "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"}
+    environment.pop("VIRTUAL_ENV", None)
+    done = subprocess.run(
+        [program, *arguments], cwd=_CHECKOUT, env=environment, capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise DemoError(f"cannot install the program for the user: {done.stderr.strip()}", "run `scripts/setup` first")
+
+
+def _give_subids(name: str) -> None:
+    """Make sure that the user has subordinate ids; useradd gives them where login.defs says so."""
+    for file, option in zip(_SUBID_FILES, ("--add-subuids", "--add-subgids"), strict=True):
+        lines = _read_lines(file)
+        if any(line.startswith(f"{name}:") for line in lines):
+            continue
+        ranges = [line.split(":") for line in lines if line.count(":") == 2]
+        first = max([100_000, *(int(start) + int(count) for _, start, count in ranges)])
+        _administer("usermod", option, f"{first}-{first + 65535}", name)
+
+
+def _administer(*argv: str) -> None:
+    program = shutil.which(argv[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        raise DemoError(f"`{argv[0]}` is not installed", "`apt-get install passwd`")
+    done = subprocess.run([program, *argv[1:]], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise DemoError(f"`{' '.join(argv)}` failed: {done.stderr.strip()}")
+
+
+def _read_lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        return []
