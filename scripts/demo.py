@@ -4,11 +4,14 @@ Out of scope: the tour itself (demonstration.tour), which runs in a process of i
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from demonstration import show, supervise, tour
 from demonstration.errors import DemoError
+
+from container.errors import ContainerError
 
 
 def main(argv: list[str]) -> int:
@@ -23,7 +26,12 @@ def main(argv: list[str]) -> int:
         return supervise.main()
     except DemoError as error:
         show.failure(error)
-        return 1
+    except ContainerError as error:
+        show.failure(DemoError(error.message, error.hint))
+    except BrokenPipeError:
+        # Whoever read our output has had enough; the second flush at exit must not complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1
 
 
 if __name__ == "__main__":

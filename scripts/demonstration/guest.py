@@ -103,9 +103,7 @@ def _uv(*arguments: str) -> None:
     program = shutil.which("uv") or str(own)
     environment = {**os.environ, "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"}
     environment.pop("VIRTUAL_ENV", None)
-    done = subprocess.run(
-        [program, *arguments], cwd=_CHECKOUT, env=environment, capture_output=True, text=True, check=False
-    )
+    done = _call([program, *arguments], cwd=_CHECKOUT, env=environment)
     if done.returncode != 0:
         raise DemoError(f"cannot install the program for the user: {done.stderr.strip()}", "run `scripts/setup` first")
 
@@ -125,9 +123,18 @@ def _administer(*argv: str) -> None:
     program = shutil.which(argv[0], path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
     if program is None:
         raise DemoError(f"`{argv[0]}` is not installed", "`apt-get install passwd`")
-    done = subprocess.run([program, *argv[1:]], capture_output=True, text=True, check=False)
+    done = _call([program, *argv[1:]])
     if done.returncode != 0:
         raise DemoError(f"`{' '.join(argv)}` failed: {done.stderr.strip()}")
+
+
+def _call(
+    argv: list[str], cwd: Path | None = None, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command out of reach of Ctrl-C: half a user would be left behind."""
+    return subprocess.run(
+        argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, process_group=0
+    )
 
 
 def _read_lines(path: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""The two servers of a tour, each a process group of its own so that Ctrl-C reaches them only through us.
+"""The two servers of a tour: started, waited for, ended.
 
 Ending the shim is here too: it outlives the daemon by design and no command of the user ends it yet.
 """
@@ -22,8 +22,9 @@ _STOP_S = 20.0
 
 
 def program(name: str) -> str:
-    """Return the path of one of our programs, in the environment that we run in."""
-    return str(Path(sys.executable).parent / name)
+    """Return the path of one of our programs, in the environment that we run in; any other is the system's."""
+    own = Path(sys.executable).parent / name
+    return str(own) if own.exists() else name
 
 
 class Server:
@@ -37,7 +38,6 @@ class Server:
                 [program(argv[0]), *argv[1:]],
                 stdin=subprocess.DEVNULL,
                 stderr=file,
-                process_group=0,
                 **options,  # type: ignore[call-overload] # stdout and pass_fds only
             )
 

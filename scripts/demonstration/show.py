@@ -4,12 +4,14 @@ Out of scope: deciding anything.
 """
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
 from demonstration.errors import DemoError
 
 _BAR = "    | "
+_WIDTH = 104
 _COLOURED = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -23,9 +25,26 @@ def step(number: int, title: str) -> None:
     print(f"\n{_paint('1', f'{number:2}  {title}')}", flush=True)
 
 
-def command(text: str) -> None:
-    """Show what a user would type."""
+def command(*argv: str, background: bool = False) -> None:
+    """Show a command as a user would type it, over several lines if it is long."""
+    typed("\n".join(format_command([*map(shlex.quote, argv), *(["&"] if background else [])])))
+
+
+def typed(text: str) -> None:
+    """Show words of a shell."""
     print(f"    {_paint('36', '$ ' + text)}", flush=True)
+
+
+def format_command(words: Sequence[str]) -> list[str]:
+    """Return words as lines that a shell reads as one."""
+    lines, line = [], words[0]
+    for word in words[1:]:
+        if len(line) + len(word) > _WIDTH:
+            lines.append(f"{line} \\")
+            line = f"{' ' * 8}{word}"
+        else:
+            line += f" {word}"
+    return [*lines, line]
 
 
 def output(text: str) -> None:
@@ -36,6 +55,11 @@ def output(text: str) -> None:
 def note(text: str) -> None:
     """Say something in our own words."""
     print(f"    {text}", flush=True)
+
+
+def closing(text: str) -> None:
+    """Say the last words."""
+    print(f"\n    {_paint('1', text)}", flush=True)
 
 
 def failure(error: DemoError) -> None:

@@ -55,9 +55,12 @@ class _Signals:
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
         self.seen = self.seen or number
-        # A terminal has told the whole group, which the tour is in; the others tell us alone.
-        if self.child and number != signal.SIGINT:
-            os.kill(self.child, number)
+        self.pass_on()
+
+    def pass_on(self) -> None:
+        """Tell the tour; it is in a process group of its own, so that a terminal tells only us."""
+        if self.seen and self.child:
+            os.kill(self.child, signal.SIGTERM)
 
 
 def main() -> int:
@@ -73,7 +76,7 @@ def main() -> int:
     after = traces.take()
     clean = _show_traces(before, after, visits)
     if signals.seen:
-        show.note("interrupted")
+        show.closing("interrupted" + ("; nothing is left" if clean else ""))
         return INTERRUPTED if clean else 1
     if any(visit.status for visit in visits) or not clean:
         return 1
@@ -116,8 +119,17 @@ def _script() -> Path:
 
 def _stage(stack: ExitStack) -> Path:
     stage = Path(tempfile.mkdtemp(prefix="vapp-demo-"))
-    stack.callback(shutil.rmtree, stage)
+    stack.callback(_remove, stage)
     return stage
+
+
+def _remove(directory: Path) -> None:
+    for place, folders, _ in os.walk(directory):
+        for name in folders:
+            path = Path(place, name)
+            if not path.is_symlink() and not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+                path.chmod(0o700)  # overlay makes its work directories with mode 000
+    shutil.rmtree(directory)
 
 
 def _give(visit: Visit, signals: _Signals, argv: list[str], home: Path, user: guest.Guest | None = None) -> None:
@@ -129,10 +141,14 @@ def _give(visit: Visit, signals: _Signals, argv: list[str], home: Path, user: gu
         env=_environment(home, user),
         stdin=subprocess.DEVNULL,
         pass_fds=(target,),
-        **({"user": user.uid, "group": user.gid, "extra_groups": []} if user else {}),
+        process_group=0,
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
     )
     os.close(target)
     signals.child = process.pid
+    signals.pass_on()
     with os.fdopen(source, encoding="utf-8") as report:
         _read_report(visit, report)
     visit.status = _wait(process.pid)
@@ -207,5 +223,4 @@ def _show_times(visits: Sequence[Visit]) -> None:
     rows = [(step, *(f"{visit.times[step]:.2f}" for visit in visits)) for step in visits[0].times]
     total = ("together", *(f"{sum(visit.times.values()):.2f}" for visit in visits))
     show.table(("seconds", *(f"as {visit.name}" for visit in visits)), [*rows, total])
-    show.note("")
-    show.note("all went well, and nothing is left")
+    show.closing("all went well, and nothing is left")

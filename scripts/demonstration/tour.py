@@ -11,21 +11,21 @@ import shlex
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import FrameType
 
-from container.paths import open_paths
+from container.paths import open_paths, run_root
 from demonstration import show
 from demonstration.errors import DemoError
 from demonstration.rootfs import write_rootfs
 from demonstration.servers import Server, end_shim, program, start_daemon, start_origin
 
-IMAGE = "origin.test/demo/busybox:1"
+IMAGE = "origin.test/busybox:1"
 INTERRUPTED = 130
 
-_HELLO = 'echo "hello from $(hostname), I am $(id -un) on $(uname -s)"; exit 7'
+_HELLO = 'echo "hello, I am $(id -un) on $(hostname)"; exit 7'
 _CLOCK = """\
 trap 'echo "bye, $NAME"; exit 3' TERM
 while :; do
@@ -38,8 +38,7 @@ done
 
 def main(directory: Path, report_fd: int) -> int:
     """Give the tour in `directory` and write what it found to `report_fd`; returns the exit status."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _interrupt)
+    signal.signal(signal.SIGTERM, _interrupt)
     with open(report_fd, "w", encoding="utf-8") as report:
         tour = Tour(directory)
         json.dump({"words": tour.words}, report)
@@ -53,7 +52,9 @@ def main(directory: Path, report_fd: int) -> int:
     return 0
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
+def _interrupt(number: int, _frame: FrameType | None) -> None:
+    # Once is enough: a second one must not disturb the clearing away.
+    signal.signal(number, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -75,6 +76,8 @@ class Tour:
         self._origin: Server | None = None
         os.chdir(directory)
         os.environ["VAPPC_SOCKET"] = str(directory / "vappc.sock")
+        if not run_root().exists():
+            self._cleanup.callback(_remove_empty, run_root())
         self._paths = open_paths(directory / "app")
         self._cleanup.callback(end_shim, self._paths)
         self.words = [str(directory), self._paths.run.name, self.hello, self.clock]
@@ -99,14 +102,24 @@ class Tour:
             ("pull from the cache, origin gone", self._pull_again),
             ("end the daemon", self._end),
         )
+        show.note(f"in {self._directory}, which goes away afterwards")
         try:
             for number, (title, act) in enumerate(steps, 1):
                 show.step(number, title)
                 with self._timed(title):
                     act()
+        except DemoError:
+            self._show_logs()
+            raise
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._cleanup.close()
+
+    def _show_logs(self) -> None:
+        for log in sorted(self._directory.glob("*.log")):
+            show.note(f"end of {log.name}:")
+            for line in log.read_text(errors="replace").splitlines()[-15:]:
+                show.output(line)
 
     @contextmanager
     def _timed(self, title: str) -> Iterator[None]:
@@ -118,7 +131,7 @@ class Tour:
         said = _ask("vappc", "doctor", "--app-dir", "app", "--json", codes=(0, 1, 125))
         findings = json.loads(said)
         lacking = [found for found in findings if not found["ok"]]
-        show.command("vappc doctor --app-dir app")
+        show.command("vappc", "doctor", "--app-dir", "app")
         for found in lacking:
             show.output(f"{found['severity']:8} {found['name']}: {found['detail']}")
             show.output(f"{'':8} fix: {found['fix']}")
@@ -126,7 +139,7 @@ class Tour:
 
     def _start_origin(self) -> None:
         argv = ["docker-proxy-server", "serve", "--no-upstreams", "--store", "origin", "--listen", "127.0.0.1:0"]
-        show.command(f"{shlex.join(argv)} &")
+        show.command(*argv, background=True)
         self._origin, self._address = start_origin(argv, self._directory / "origin.log")
         self._cleanup.callback(self._origin.stop)
         show.output(f"listens at {self._address}; the remote of this demo, nothing is downloaded")
@@ -135,17 +148,17 @@ class Tour:
         count = write_rootfs(self._directory / "rootfs.tar")
         show.note(f"rootfs.tar: this machine's busybox, {count} programs in one")
         url = f"http://{self._address}"
-        _run("docker-proxy-server", "load", "rootfs.tar", "demo/busybox:1", "--to", url)
+        _run("docker-proxy-server", "load", "rootfs.tar", "busybox:1", "--to", url)
 
     def _start_daemon(self) -> None:
         argv = ["vappc-linux-daemon", "--app-dir", "app", "--socket", "./vappc.sock"]
         argv += ["--registry-listen", "127.0.0.1:0", "--upstream", f"origin.test=http://{self._address}"]
-        show.command(f"{shlex.join(argv)} &")
+        show.command(*argv, background=True)
         daemon = start_daemon(argv, self._directory / "daemon.log")
         self._cleanup.callback(daemon.stop)
         self._cleanup.callback(self._remove_all)
         self._daemon = daemon
-        show.command(f"export VAPPC_SOCKET={os.environ['VAPPC_SOCKET']}")
+        show.typed("export VAPPC_SOCKET=$PWD/vappc.sock")
         _run("vappc", "ping")
 
     def _pull(self) -> None:
@@ -154,7 +167,7 @@ class Tour:
 
     def _run(self) -> None:
         said = _run("vappc", "run", "--rm", "--name", self.hello, IMAGE, "--", "sh", "-c", _HELLO, codes=(7,))
-        _must(f"hello from {self.hello}, I am root on Linux" in said, "the container did not say hello")
+        _must(f"hello, I am root on {self.hello}" in said, "the container did not say hello")
         show.note("exit code 7, as the command said")
 
     def _run_detached(self) -> None:
@@ -166,17 +179,19 @@ class Tour:
         _run("vappc", "ps")
 
     def _exec(self) -> None:
-        said = _run("vappc", "exec", self.clock, "--", "sh", "-c", 'ls /data; ps -o pid,args | grep "[c]lock.sh"')
-        _must(
-            "clock.sh" in said and "1 sh /data/clock.sh" in said, "exec did not see the container's files and processes"
-        )
+        said = _run("vappc", "exec", self.clock, "--", "sh", "-c", 'ls /data; ps | grep "[c]lock.sh"')
+        _must("clock.sh" in said and "sh /data/clock.sh" in said, "exec does not see the files and the processes")
+        inside, outside, _ = _run("vappc", "exec", self.clock, "cat", "/proc/self/uid_map").split()[:3]
+        if os.getuid() != 0:
+            _must(inside == "0" and int(outside) == os.getuid(), "root in the container is not its user outside")
+            show.note(f"uid 0 in there is uid {outside} out here")
 
     def _follow_and_stop(self) -> None:
-        show.command(f"vappc logs -f {self.clock} &")
+        show.command("vappc", "logs", "-f", self.clock, background=True)
         follower = _spawn("vappc", "logs", "-f", self.clock)
         try:
             lines = _follow(follower, until="tick 3")
-            show.command(f"vappc stop {self.clock}")
+            show.command("vappc", "stop", self.clock)
             _ask("vappc", "stop", self.clock)
             lines += _follow(follower)
         finally:
@@ -188,24 +203,23 @@ class Tour:
 
     def _remove(self) -> None:
         _run("vappc", "rm", self.clock)
-        ticks = self._directory / "data" / "ticks"
-        _must(ticks.stat().st_uid == os.getuid(), "what the container wrote does not belong to its user")
-        show.command("ls -l data/ticks")
-        show.output(f"{len(ticks.read_text().splitlines())} lines, owned by uid {ticks.stat().st_uid}, which is us")
+        _run("stat", "-c", "%n: %s bytes, owned by uid %u", "data/ticks")
+        owner = (self._directory / "data" / "ticks").stat().st_uid
+        _must(owner == os.getuid(), "what the container wrote does not belong to its user")
         left = [*self._paths.states.glob("*"), *self._paths.bundles.glob("*")]
         _must(not left, f"a removed container left `{', '.join(map(str, left))}`")
 
     def _pull_again(self) -> None:
         _run("vappc", "image", "rm", IMAGE)
         assert self._origin is not None
-        show.command("kill %1")
+        show.typed("kill %1")
         self._origin.stop()
         _run("vappc", "pull", IMAGE)
         _run("vappc", "run", "--rm", "--name", self.hello, IMAGE, "--", "echo", "the origin is down, the cache is not")
         _run("vappc", "image", "rm", IMAGE)
 
     def _end(self) -> None:
-        show.command("kill %2")
+        show.typed("kill %2")
         self._daemon.stop()
         _must(self._daemon.process.returncode == 0, f"the daemon ended badly: {self._daemon.last_words()}")
         end_shim(self._paths)
@@ -223,7 +237,7 @@ def _run(*argv: str, codes: tuple[int, ...] = (0,)) -> str:
     Raises:
         DemoError: its exit code is none of `codes`.
     """
-    show.command(shlex.join(argv))
+    show.command(*argv)
     process = _spawn(*argv)
     try:
         said = "".join(_lines(process))
@@ -279,9 +293,13 @@ def _check(argv: tuple[str, ...], code: int, codes: tuple[int, ...], words: str)
         raise DemoError(f"`{shlex.join(argv)}` exited with {code}, not {expected}: {words.strip()}".rstrip(": "))
 
 
+def _remove_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except OSError:
+        return  # somebody else uses it by now
+
+
 def _must(condition: bool, otherwise: str) -> None:
     if not condition:
         raise DemoError(otherwise)
-
-
-Act = Callable[[], None]

@@ -15,7 +15,7 @@ from pathlib import Path
 KINDS = ("processes", "mounts", "cgroups", "interfaces", "files")
 
 #: Where programs leave things that do not belong there; looked through two levels deep.
-_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/var/lib/vapp", "/home", "/etc/netns")  # noqa: S108 - only looked at
+_PLACES = ("/tmp", "/var/tmp", "/run", "/dev/shm", "/var/lib/vapp", "/home", "/etc/netns")
 _SETTLE_S = 5.0
 
 
@@ -81,7 +81,9 @@ def _is_ours(kind: str, name: str, words: Sequence[str], uid: int | None) -> boo
         return True
     if kind == "cgroups":
         return os.path.basename(name) == "vapp" and not any(os.scandir(name))
-    return kind == "files" and uid is not None and _owner_of_file(name) == uid
+    if kind == "files":
+        return name == "/run/vapp" or (uid is not None and _owner_of_file(name) == uid)
+    return False
 
 
 def _directories(top: str) -> list[str]:

@@ -220,8 +220,12 @@ class CgroupMount(op.Operation):
         return op.MountFileSystem(self.destination, "cgroup2", self.options, bind) if self.private else bind
 
 
+def _is_bind(mount: "Mount") -> bool:
+    return mount.get("type") == "bind" or parse(list(mount.get("options") or ())).bind
+
+
 def _plan_devices(devices: "list[Device]", mounts: "list[Mount]", host: Host) -> "list[op.Operation]":
-    if any(_absolute(m["destination"]) == "/dev" and parse(list(m.get("options") or ())).bind for m in mounts):
+    if any(_absolute(mount["destination"]) == "/dev" and _is_bind(mount) for mount in mounts):
         return []  # /dev is the host's own: nothing is missing there, and nothing may be made there
     named = {_absolute(device["path"]) for device in devices}
     steps: list[op.Operation] = [

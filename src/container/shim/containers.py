@@ -75,10 +75,24 @@ class Container:
         master: its terminal, -1 without.
         stdin: our writing end of its standard input, -1 without.
         exit: how it ended, as a document, or None.
+        deadline: number of the timer that ends a start which takes too long.
         waiting: called with None or an error when the start has succeeded or failed.
     """
 
-    __slots__ = ("exit", "id", "launch", "master", "pidfd", "pump", "runs", "state", "stdin", "stdio", "waiting")
+    __slots__ = (
+        "deadline",
+        "exit",
+        "id",
+        "launch",
+        "master",
+        "pidfd",
+        "pump",
+        "runs",
+        "state",
+        "stdin",
+        "stdio",
+        "waiting",
+    )
 
     def __init__(self, state: State, stdio: "dict[str, object]") -> None:
         self.id = state.id
@@ -89,6 +103,7 @@ class Container:
         self.pidfd = self.master = self.stdin = -1
         self.exit: dict[str, object] | None = None
         self.runs = False
+        self.deadline = 0
         self.waiting: Callable[[ContainerError | None], None] | None = None
 
     def document(self) -> "dict[str, object]":

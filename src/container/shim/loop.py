@@ -22,12 +22,13 @@ HANGUP = select.EPOLLHUP | select.EPOLLERR
 class Loop:
     """Runs handlers until `stop`."""
 
-    __slots__ = ("_epoll", "_handlers", "_stopped", "_timers")
+    __slots__ = ("_epoll", "_handlers", "_last", "_stopped", "_timers")
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._handlers: dict[int, Handler] = {}
-        self._timers: list[tuple[float, Callable[[], None]]] = []
+        self._timers: dict[int, tuple[float, Callable[[], None]]] = {}
+        self._last = 0
         self._stopped = False
 
     def add(self, fd: int, handler: "Handler", events: int = READ) -> None:
@@ -40,9 +41,15 @@ class Loop:
         if self._handlers.pop(fd, None) is not None:
             self._epoll.unregister(fd)
 
-    def later(self, seconds: float, action: "Callable[[], None]") -> None:
-        """Call `action` once, after `seconds`."""
-        self._timers.append((time.monotonic() + seconds, action))
+    def later(self, seconds: float, action: "Callable[[], None]") -> int:
+        """Call `action` once, after `seconds`; returns the number by which to `cancel` it."""
+        self._last += 1
+        self._timers[self._last] = (time.monotonic() + seconds, action)
+        return self._last
+
+    def cancel(self, timer: int) -> None:
+        """Forget a timer, and with it what its action holds on to; one that has fired is fine."""
+        self._timers.pop(timer, None)
 
     def on_signals(self, numbers: "tuple[int, ...]", action: "Callable[[bytes], None]") -> None:
         """Call `action(numbers)` after any of the signals `numbers` arrived."""
@@ -68,7 +75,7 @@ class Loop:
     def _wait(self) -> "list[tuple[int, int]]":
         timeout = None
         if self._timers:
-            timeout = max(0.0, min(when for when, _ in self._timers) - time.monotonic())
+            timeout = max(0.0, min(when for when, _ in self._timers.values()) - time.monotonic())
         try:
             return self._epoll.poll(timeout)
         except OSError as error:
@@ -80,10 +87,10 @@ class Loop:
         if not self._timers:
             return
         now = time.monotonic()
-        due = [action for when, action in self._timers if when <= now]
-        self._timers = [timer for timer in self._timers if timer[0] > now]
-        for action in due:
-            action()
+        for timer, (when, action) in list(self._timers.items()):
+            if when <= now and timer in self._timers:  # an earlier action may have cancelled it
+                del self._timers[timer]
+                action()
 
 
 def _ignore(_number: int, _frame: object) -> None:

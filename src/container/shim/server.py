@@ -220,11 +220,12 @@ class Server:
         self._connections.answer(client, request, {"states": chunk})
 
     def shutdown(self, _client: Client, message: "dict[str, Any]", _fds: "list[int]") -> "dict[str, Any]":
-        """End the shim; refused while containers run, unless forced: then they are deleted."""
-        alive = [container for container in self._supervisor.containers.values() if container.exit is None]
+        """End the shim; refused while containers run, unless forced: then all are deleted."""
+        here = list(self._supervisor.containers.values())
+        alive = [container for container in here if container.exit is None]
         if alive and not message.get("force"):
             raise StateError(f"{len(alive)} containers run, among them `{alive[0].id}`", "stop them first")
-        for container in alive:
+        for container in here if message.get("force") else ():
             self._supervisor.remove(container)
         self.is_over = True
         self._loop.later(0, self._loop.stop)

@@ -79,7 +79,7 @@ class Supervisor:
             self.fail(container, error)
             return
         self._loop.add(started.channel.fileno(), lambda _events: self._on_channel(container))
-        self._loop.later(START_TIMEOUT_S, lambda: self._expire(container, started))
+        container.deadline = self._loop.later(START_TIMEOUT_S, lambda: self._expire(container))
 
     def _on_channel(self, container: Container) -> None:
         self._on_launch(container)
@@ -120,6 +120,7 @@ class Supervisor:
     def _on_started(self, container: Container) -> None:
         started = container.launch
         assert started is not None
+        self._loop.cancel(container.deadline)
         self._loop.remove(started.channel.fileno())
         started.close()
         container.launch = None
@@ -129,6 +130,7 @@ class Supervisor:
         """Undo a container that is being started and report why."""
         started = container.launch
         assert started is not None
+        self._loop.cancel(container.deadline)
         self._loop.remove(started.channel.fileno())
         containers.close_inherited(container)
         self.children.pop(started.pid, None)
@@ -142,9 +144,8 @@ class Supervisor:
         self._report(container, error if isinstance(error, ContainerError) else LaunchError(str(error)))
         self._loop.later(0, self._reap)
 
-    def _expire(self, container: Container, started: "object") -> None:
-        if container.launch is started:
-            self.fail(container, DeadlineError(f"container `{container.id}` did not start in {START_TIMEOUT_S:g} s"))
+    def _expire(self, container: Container) -> None:
+        self.fail(container, DeadlineError(f"container `{container.id}` did not start in {START_TIMEOUT_S:g} s"))
 
     def _report(self, container: Container, error: "ContainerError | None") -> None:
         if container.waiting is not None:
