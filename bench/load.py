@@ -1,7 +1,7 @@
 """Clients that cost little, so that servers are measured and not they: `python -m bench.load JOB`.
 
-So many connections ask for one path, all at the same time, until so many requests are answered. Prints `{"seconds": S, "requests": N, "bytes": B}`. Out of scope: checking what comes
-beyond status and length.
+So many connections ask for one path, all at the same time, until so many requests are answered. Prints
+`{"seconds": S, "requests": N, "bytes": B}`. Out of scope: checking what comes beyond status and length.
 """
 
 import json

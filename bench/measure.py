@@ -79,9 +79,7 @@ def rows_of(
     rivals = [name for name in samples if not is_ours(name)]
     if not rivals:
         return [Row(scenario, metric, unit, _round(mine), n=len(mine), ours_spread=spread(mine))]
-    return [
-        _against(scenario, metric, unit, mine, name, [value * scale for value in samples[name]]) for name in rivals
-    ]
+    return [_against(scenario, metric, unit, mine, name, [value * scale for value in samples[name]]) for name in rivals]
 
 
 def is_ours(name: str) -> bool:
@@ -122,7 +120,7 @@ def _round(values: Sequence[float]) -> float:
     return round(statistics.median(values), 4)
 
 
-def timed_program(argv: Sequence[str], *, stdout: str = "/dev/null", directory: str = "/tmp") -> Run:  # noqa: S108
+def timed_program(argv: list[str], *, stdout: str = "/dev/null", directory: str = "/tmp") -> Run:
     """Return a contestant that runs `argv` from posix_spawn to the end; what it says goes into the error."""
     complaints = os.path.join(directory, "complaints")
 
@@ -132,7 +130,7 @@ def timed_program(argv: Sequence[str], *, stdout: str = "/dev/null", directory: 
     return run
 
 
-def run_program(argv: Sequence[str], stdout: str, complaints: str) -> float:
+def run_program(argv: list[str], stdout: str, complaints: str) -> float:
     """Run a program and return the seconds it took.
 
     posix_spawn costs the caller less than subprocess does, so that little of what is measured is ours.

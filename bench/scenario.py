@@ -13,7 +13,7 @@ from pathlib import Path
 from bench.measure import Row
 
 #: Where data sets live: memory, so that no disk is measured.
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - the kernel's name for it
+_SHARED_MEMORY = Path("/dev/shm")
 
 
 @dataclass(slots=True)

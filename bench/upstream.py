@@ -37,8 +37,9 @@ class Image:
 
 
 def write_image(directory: Path, size: int) -> Image:
-    """Write blobs, named by digest, and `manifest.json` into `directory`."""
+    """Write blobs, named by digest, and `manifest.json` into `directory`; `size` is rounded down to MiB."""
     directory.mkdir()
+    size -= size % _CHUNK
     dice, total = random.Random(3), hashlib.sha256()
     with (directory / "new").open("wb") as file:
         for _ in range(size // _CHUNK):

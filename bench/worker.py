@@ -10,7 +10,6 @@ import json
 import shutil
 import socket
 import struct
-import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
@@ -240,9 +239,7 @@ async def _start_conmon(runtime: Runtime, place: Path, name: str) -> None:
     argv += ["--container-pidfile", str(pid_file), "--conmon-pidfile", str(place / f"{name}.conmon")]
     argv += ["--log-path", "k8s-file:/dev/null", "--exit-dir", str(place / "exits"), "--full-attach"]
     argv += ["--persist-dir", str(place), "--log-level", "error"]
-    done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=20, check=False)
-    if done.returncode:
-        raise ContestantError(done.stderr.strip()[-300:] or "conmon failed")
+    run_program(argv, "/dev/null", runtime.complaints)
     await wait_until(lambda: pid_file.exists() and bool(pid_file.read_text()), "a container under conmon")
     runtime.run("start", name)
 

@@ -28,7 +28,7 @@ def measure(context: Context) -> Result:
         seconds, absent = asyncio.run(take_turns(contestants, context.rounds(_ROUNDS), warm_up=1))
     rows = rows_of("blob-cold", f"{_CLIENTS} clients: until the last has it", "s", seconds, "ours")
     present = [name for name in OPENERS if name in seconds]
-    for metric, key in (("requests to the upstream", "blob GET"), ("bytes from the upstream / size", "blob bytes")):
+    for metric, key in (("upstream: requests for it", "blob GET"), ("upstream: bytes sent, in blobs", "blob bytes")):
         values = {name: _medians(counts[name], key, image.size if "bytes" in key else 1) for name in present}
         rows += _row(metric, values, len(seconds.get("ours", [])))
     return Result(rows, [f"{name}: {why}" for name, why in absent.items()])
@@ -61,9 +61,9 @@ def _row(metric: str, values: dict[str, float], rounds: int) -> list[Row]:
         return []
     theirs = values.get("docker-registry")
     if not theirs:
-        return [Row("blob-cold", metric, "", values["ours"], n=rounds)]
+        return [Row("blob-cold", metric, "number", values["ours"], n=rounds)]
     ratio = round(values["ours"] / theirs, 4)
-    return [Row("blob-cold", metric, "", values["ours"], theirs, "docker-registry", ratio, rounds)]
+    return [Row("blob-cold", metric, "number", values["ours"], theirs, "docker-registry", ratio, rounds)]
 
 
 SCENARIO = Scenario(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 from bench.measure import Row, rows_of
 from bench.phases import BOOT, NAMES
@@ -45,12 +46,12 @@ def _probe(setting: Setting, rounds: int) -> "subprocess.CompletedProcess[str]":
     )
 
 
-def _rows(name: str, found: dict[str, dict[str, list[float]]]) -> list[Row]:
+def _rows(name: str, found: dict[str, Any]) -> list[Row]:
     rows = []
     for phase in NAMES:
         rows += rows_of("phases", f"{name}: {phase}", "ms", {"ours": found["phases"][phase]}, "ours", 1e3)
-    rows += rows_of("phases", f"{name}: fork and exit alone", "ms", {"ours": list(found["fork"])}, "ours", 1e3)
-    rows.append(Row("phases", f"{name}: resident memory of the forking process", "KiB", float(str(found["rss_kib"]))))
+    rows += rows_of("phases", f"{name}: fork and exit alone", "ms", {"ours": found["fork"]}, "ours", 1e3)
+    rows.append(Row("phases", f"{name}: resident memory of the forking process", "KiB", float(found["rss_kib"])))
     return rows
 
 

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-from bench.measure import ContestantError, Run, Row, rows_of, take_turns, timed_program, wait_until
+from bench.measure import ContestantError, Row, Run, rows_of, take_turns, timed_program, wait_until
 from bench.scenario import Context, Result, Scenario
 from container.paths import open_paths
 from container.shim.client import Shim
@@ -59,9 +59,8 @@ def _daemon(context: Context) -> Run:
 
     async def run() -> float:
         complaints = context.scratch / "daemon.log"
-        with complaints.open("wb") as log:
-            begun = time.perf_counter()
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        begun = time.perf_counter()
+        process = _start(argv, complaints)
         try:
             await wait_until(lambda: process.poll() is not None or _ping(str(control)), "an answer of the daemon")
             taken = time.perf_counter() - begun
@@ -75,6 +74,11 @@ def _daemon(context: Context) -> Run:
             await _end_shim(app)
 
     return run
+
+
+def _start(argv: list[str], complaints: Path) -> "subprocess.Popen[bytes]":
+    with complaints.open("wb") as log:
+        return subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
 
 def _ping(path: str) -> bool:

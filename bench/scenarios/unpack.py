@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.measure import ContestantError, Run, Row, rows_of, take_turns
+from bench.measure import ContestantError, Row, Run, rows_of, take_turns
 from bench.scenario import Context, Result, Scenario
 
 _FILES = 30_000
@@ -106,18 +106,24 @@ def _timed(name: str, argv: list[str], target: Path, taken: dict[str, list[float
     async def run() -> float:
         target.mkdir()
         try:
-            begun = time.perf_counter()
-            pid = os.posix_spawnp(argv[0], argv, os.environ)
-            _, status, usage = os.wait4(pid, 0)
-            wall = time.perf_counter() - begun
+            wall, cpu = _run(argv)
         finally:
             shutil.rmtree(target, ignore_errors=True)
-        if status:
-            raise ContestantError(f"`{name}` failed")
-        taken.setdefault(name, []).append(usage.ru_utime + usage.ru_stime)
+        taken.setdefault(name, []).append(cpu)
         return wall
 
     return run
+
+
+def _run(argv: list[str]) -> tuple[float, float]:
+    """Return wall and processor seconds of a program."""
+    begun = time.perf_counter()
+    pid = os.posix_spawnp(argv[0], argv, os.environ)
+    _, status, usage = os.wait4(pid, 0)
+    wall = time.perf_counter() - begun
+    if status:
+        raise ContestantError(f"`{argv[0]}` failed")
+    return wall, usage.ru_utime + usage.ru_stime
 
 
 SCENARIO = Scenario(

@@ -103,6 +103,8 @@ def _uv(*arguments: str) -> None:
     program = shutil.which("uv") or str(own)
     environment = {**os.environ, "UV_LINK_MODE": "copy", "UV_PYTHON_DOWNLOADS": "never"}
     environment.pop("VIRTUAL_ENV", None)
+    if os.path.exists("/etc/ssl/certs/ca-certificates.crt"):
+        environment["UV_SYSTEM_CERTS"] = "1"  # as scripts/setup does
     done = _call([program, *arguments], cwd=_CHECKOUT, env=environment)
     if done.returncode != 0:
         raise DemoError(f"cannot install the program for the user: {done.stderr.strip()}", "run `scripts/setup` first")

@@ -1,7 +1,8 @@
 """PURE. Which registry and repository a request means.
 
-In this order: `?ns=HOST` (containerd's mirrors), a first path segment that is a configured upstream
-(`quay.io/cilium/cilium`), a repository of our own, Docker Hub. Names only ever select among configured
+In this order: a first path segment `localhost` (a repository of our own and nothing else), `?ns=HOST`
+(containerd's mirrors), a first path segment that is a configured upstream (`quay.io/cilium/cilium`), a
+repository of our own, Docker Hub. Names only ever select among configured
 upstreams; nothing in a request makes us connect to a host of its choice.
 
 Out of scope: asking anybody.
@@ -15,6 +16,9 @@ from blob.oci.reference import DOCKER_HUB, HUB_ALIASES, add_library, check_repos
 
 #: The upstream of a target that is ours.
 LOCAL = ""
+
+#: First path segment of names that must not leave this machine, whatever is configured.
+LOCAL_PREFIX = "localhost/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Names:
             InvalidReferenceError: it is no repository name.
             NameUnknownError: no configured upstream has it, nor have we.
         """
+        if name.startswith(LOCAL_PREFIX):
+            return self._find_local(name.removeprefix(LOCAL_PREFIX))
         target = self._named_upstream(name, ns)
         if target:
             return target
@@ -66,6 +72,8 @@ class Names:
             InvalidReferenceError: it is no repository name.
             UnsupportedError: it belongs to an upstream.
         """
+        if name.startswith(LOCAL_PREFIX):
+            return check_repository(name.removeprefix(LOCAL_PREFIX))
         target = self._named_upstream(name, ns)
         if target or self._is_foreign(ns):
             raise UnsupportedError(
@@ -73,6 +81,11 @@ class Names:
                 "push to the registry itself, or under a name of your own",
             )
         return check_repository(name)
+
+    def _find_local(self, name: str) -> Target:
+        if not self.is_local(check_repository(name)):
+            raise NameUnknownError(f"no repository `{name}` of our own", "load or push it first")
+        return Target(LOCAL, name)
 
     def _named_upstream(self, name: str, ns: str) -> Target | None:
         ns = DOCKER_HUB if ns in HUB_ALIASES else ns

@@ -1,6 +1,6 @@
 """Decide which server an image name is fetched from. PURE.
 
-- `localhost/demo`: our own registry, which keeps it.
+- `localhost/demo`: our own registry, under that very name, by which it looks nowhere else.
 - a registry that our own one is configured to fetch from: our own one, which caches, with the registry's name
   in front of the repository.
 - any other: that registry itself, by https; on this machine's loopback addresses by http.
@@ -54,7 +54,7 @@ def registry_for(reference: Reference, blob_url: str, upstreams: Collection[str]
         upstreams: registries that it is configured to fetch from.
     """
     if reference.registry == LOCAL:
-        return Registry(blob_url, reference.repository)
+        return Registry(blob_url, f"{LOCAL}/{reference.repository}")
     if reference.registry in upstreams:
         return Registry(blob_url, f"{reference.registry}/{reference.repository}")
     scheme = "http" if _is_loopback(_PORT.sub("", reference.registry)) else "https"

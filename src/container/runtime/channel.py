@@ -9,7 +9,8 @@ behind `socket`, whose import alone would cost a start more than all its system 
                       b"R"         built: waits for the order to start
                       b"E" ...     failed: errno NUL message NUL hint
                       end of file  the user's program runs (the socket is close-on-exec)
-    parent to init    b"n"         ids are mapped, the cgroup is joined, the hooks ran: go on
+    parent to init    b"n"         ids are mapped, the cgroup is joined, the hooks ran: go on; after b"R" of an init
+                                   with a gate: it is on disk and need not die with its launcher
                       b"g"         start the user's program
                       end of file  the launcher died: leave
 """

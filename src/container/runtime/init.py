@@ -206,6 +206,8 @@ class Init:
             if kind != wire.GO:
                 os._exit(127)
             return
+        # Only who is on disk may outlive the launcher: of others nobody would know.
+        self._wait_to_proceed()
         # The launcher is gone by now; who says start hears of failures from now on.
         self.channel.close()
         self.channel = wire.accept(self.gate)

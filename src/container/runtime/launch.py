@@ -206,6 +206,8 @@ class Launch:
                 self._warn(warning)
         self.state.later = self.cgroup.later if self.cgroup else None
         self.state.save()
+        if self.init.gate is not None:
+            self.channel.send(wire.PROCEED)
 
     def hook_state(self, status: str) -> bytes:
         """Return the document that hooks read."""
@@ -248,11 +250,13 @@ def _prepare(state: states.State, config: "Config", options: Options) -> Launch:
         # Once more, now that it is known which of the namespaces are really others than ours.
         sysctls.check(config, joins.plan(init, config))
         _default_maps(launch)
+        _write_config(launch)
         launch.cgroup = _make_cgroup(config, state.id, options)
         _describe(state, launch)
+        state.save()  # from here on `delete --force` finds the cgroup, whoever dies
         _plan_steps(launch)
         _plan_program(launch, options)
-        _write_files(launch, options)
+        _open_files(launch, options)
     except BaseException:
         launch.abort()
         raise
@@ -310,12 +314,15 @@ def _plan_program(launch: Launch, options: Options) -> None:
     launch.warnings += process.identity_warnings(spec, not denied)
 
 
-def _write_files(launch: Launch, options: Options) -> None:
+def _write_config(launch: Launch) -> None:
+    with open(f"{launch.state.directory}/config.json", "wb") as file:
+        file.write(encode(launch.config).encode())
+
+
+def _open_files(launch: Launch, options: Options) -> None:
     directory = launch.state.directory
     launch._started_fd = os.open(f"{directory}/started", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
     launch.init.started = launch._started_fd
-    with open(f"{directory}/config.json", "wb") as file:
-        file.write(encode(launch.config).encode())
     if options.gate:
         launch.init.gate = wire.listen(f"{directory}/start.sock")
 

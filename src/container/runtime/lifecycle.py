@@ -195,13 +195,11 @@ def delete(root: str, container_id: str, force: bool = False) -> "list[str]":
     state = _load_remains(root, container_id, force)
     if state is None:
         return []
-    status = status_of(state) if state.pid else "stopped"
+    status = status_of(state)
     if status not in ("stopped", "created") and not force:
         raise StateError(f"cannot delete container `{container_id}` that is not stopped: {status}", "use `--force`")
-    warnings = []
-    if state.pid:
-        destroy(state)
-        warnings = _run_poststop(state)
+    destroy(state)
+    warnings = _run_poststop(state) if state.pid else []
     states.remove_directory(state.directory)
     return warnings
 
@@ -214,7 +212,7 @@ def _load_remains(root: str, container_id: str, force: bool) -> "State | None":
         return states.load(root, container_id)
     except NotFoundError:
         if os.path.isdir(directory):
-            return State(container_id, directory, "")  # its launcher died before state.json was written
+            return _guess_remains(State(container_id, directory, ""))
         if force:
             return None
         raise
@@ -222,6 +220,18 @@ def _load_remains(root: str, container_id: str, force: bool) -> "State | None":
         if not force:
             raise
         return State(container_id, directory, "")
+
+
+def _guess_remains(state: State) -> State:
+    """Find the empty cgroup of a launcher that died between making it and writing it down."""
+    try:
+        linux = load_config(state).get("linux") or {}
+        cgroup = open_hierarchy().create(linux.get("cgroupsPath") or state.id, linux.get("resources"))
+    except (ContainerError, OSError, ValueError, AttributeError):
+        return state  # it died even earlier, or somebody else has that cgroup by now
+    state.cgroup = dict(cgroup.paths)
+    cgroup.close()
+    return state
 
 
 def _run_poststop(state: State) -> "list[str]":

@@ -1,6 +1,6 @@
 """What is kept on disk about a container, in `<root>/<id>/`.
 
-    state.json   who it is: pid and start time, bundle, cgroup; written when it is created
+    state.json   who it is: pid and start time, bundle, cgroup; written with the cgroup, again when it is created
     config.json  the document it was created from (hooks and exec need it, and the bundle may change)
     started      empty until the user's program was started; written by the init itself
     start.sock   where the init waits for `start`; absent where the launcher starts it at once

@@ -79,3 +79,11 @@ def test_whatever_is_asked_only_configured_upstreams_are_meant(name: str, ns: st
 def test_a_doubled_prefix_is_dropped_once(path: str) -> None:
     assert collapse_prefix(path) == "a/b"
     assert collapse_prefix("/v2") == collapse_prefix("/v2/") == ""
+
+
+def test_localhost_never_leaves_the_machine() -> None:
+    names = Names({"docker.io"}, set(), lambda name: name == "demo")
+    assert names.find("localhost/demo") == Target("", "demo")
+    assert names.find_writable("localhost/new") == "new"
+    with pytest.raises(NameUnknownError, match="of our own"):
+        names.find("localhost/absent")

@@ -84,10 +84,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.registry.requests.append((self.command, self.path))
         if self.registry.token and self.headers.get("Authorization") != f"Bearer {self.registry.token}":
             return self._challenge()
-        if match := re.fullmatch(r"/v2/(.+)/manifests/(.+)", self.path):
+        if match := re.fullmatch(r"/v2/(?:localhost/)?(.+)/manifests/(.+)", self.path):
             found = self.registry.manifests.get((match[1], match[2]))
             return self._answer(200, found[1], {"Content-Type": found[0]}) if found else self._missing()
-        if match := re.fullmatch(r"/v2/(.+)/blobs/(.+)", self.path):
+        if match := re.fullmatch(r"/v2/(?:localhost/)?(.+)/blobs/(.+)", self.path):
             return self._send_blob(match[2])
         return self._missing()
 
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         body = self._read()
-        if match := re.fullmatch(r"/v2/(.+)/manifests/(.+)", self.path):
+        if match := re.fullmatch(r"/v2/(?:localhost/)?(.+)/manifests/(.+)", self.path):
             for reference in (match[2], digest(body)):
                 self.registry.manifests[match[1], reference] = (self.headers["Content-Type"], body)
         else:

@@ -11,7 +11,7 @@ from container.images.registries import DEFAULT_UPSTREAMS, registry_for
         ("alpine", "unix:///b", "docker.io/library/alpine"),
         ("docker.io/library/alpine:3", "unix:///b", "docker.io/library/alpine"),
         ("quay.io/a/b", "unix:///b", "quay.io/a/b"),
-        ("localhost/demo:1", "unix:///b", "demo"),
+        ("localhost/demo:1", "unix:///b", "localhost/demo"),
         ("127.0.0.1:5055/x:1", "http://127.0.0.1:5055", "x"),
         ("localhost:5055/x/y:1", "http://localhost:5055", "x/y"),
         ("[::1]:5055/x", "http://[::1]:5055", "x"),

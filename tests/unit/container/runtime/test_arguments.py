@@ -61,9 +61,10 @@ def test_a_switch_may_be_turned_off():
 @given(st.lists(st.text(max_size=8), max_size=6))
 def test_any_words_are_understood_or_refused(words):
     try:
-        parse(words)
-    except ConfigError as error:
-        assert error.message
+        parsed = parse(words)
+    except ConfigError:
+        return
+    assert parsed.verb in ("", *VERBS)
 
 
 @pytest.mark.parametrize("verb", ["", *VERBS])
