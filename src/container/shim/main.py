@@ -12,6 +12,7 @@ import sys
 
 from container.errors import ContainerError, StateError
 from container.linux import prctl
+from container.linux.files import replace_file
 from container.runtime import channel
 from container.shim.loop import Loop
 from container.shim.node import end_node, enter_node
@@ -31,6 +32,7 @@ def main(argv: "list[str]") -> int:
     except ContainerError as error:
         _say({"error": {"code": error.code, "category": error.category, "message": error.message, "hint": error.hint}})
         return 1
+    replace_file(f"{run_dir}/shim.pid", str(os.getpid()).encode())
     prctl.set_subreaper()
     _say({"ready": os.getpid(), "node": node})
     _detach()
@@ -40,14 +42,14 @@ def main(argv: "list[str]") -> int:
     gc.disable()
     server = Server(Loop(), f"{run_dir}/containers", node)
     server.serve(listener)
-    os.unlink(f"{run_dir}/shim.sock")
+    for name in ("shim.sock", "shim.pid"):
+        os.unlink(f"{run_dir}/{name}")
     if server.is_over:
         end_node(run_dir)
     return 0
 
 
 def _enter(run_dir: str, uplink: bool) -> "dict[str, Any]":
-
     return enter_node(run_dir, uplink=uplink).to_json()
 
 
