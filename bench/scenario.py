@@ -3,6 +3,7 @@
 Scenarios register by being listed in `bench.scenarios`. Out of scope: how rows are shown.
 """
 
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -29,7 +30,7 @@ class Context:
     """How a scenario is to be run.
 
     Attributes:
-        scratch: a directory for bundles and states.
+        scratch: a directory for bundles and states, in memory where programs may run from there.
         data: a directory in memory for archives and stores.
         scale: 1 for numbers to publish, less to see that everything works.
     """
@@ -61,11 +62,14 @@ class Scenario:
 @contextmanager
 def open_context(scale: float) -> Iterator[Context]:
     """Make the directories of a run and remove them afterwards."""
-    memory = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="vapp-bench-") as scratch:
-        data = Path(tempfile.mkdtemp(prefix="vapp-bench-", dir=memory))
-        Path(scratch).chmod(0o755)  # the unprivileged user reads bundles below it
-        try:
-            yield Context(Path(scratch), data, scale)
-        finally:
-            shutil.rmtree(data, ignore_errors=True)
+    memory = _SHARED_MEMORY if _SHARED_MEMORY.is_dir() else Path(tempfile.gettempdir())
+    # Programs are run from the scratch directory, which some machines forbid in shared memory.
+    runs_programs = not os.statvfs(memory).f_flag & os.ST_NOEXEC
+    scratch = Path(tempfile.mkdtemp(prefix="vapp-bench-", dir=memory if runs_programs else None))
+    data = Path(tempfile.mkdtemp(prefix="vapp-bench-", dir=memory))
+    scratch.chmod(0o755)  # the unprivileged user reads bundles below it
+    try:
+        yield Context(scratch, data, scale)
+    finally:
+        shutil.rmtree(data, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)

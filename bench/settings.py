@@ -21,10 +21,11 @@ from bench.user import open_user
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-# A worker's mounts are private: what it unmounts stays mounted for everybody else.
+# A worker's mounts are private: what it unmounts stays mounted for everybody else. Its /run is in memory, as it is
+# on most machines, so that no disk is measured; the scratch directory is too.
 _PRIVATE = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
-_NO_UNIFIED = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
-_NO_CGROUPS = 'umount -a -t cgroup,cgroup2; exec "$@"'
+_NO_UNIFIED = 'mount -t tmpfs tmpfs /run; umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
+_NO_CGROUPS = 'mount -t tmpfs tmpfs /run; umount -a -t cgroup,cgroup2; exec "$@"'
 _TIMEOUT_S = 900
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from container import errors, paths
 from container.shim.client import Exit, Shim, Stdio
-from linux.bundles import make_bundle, make_rootfs
+from linux.rootfs import make_bundle, make_rootfs
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_only")]
 
@@ -270,3 +270,18 @@ def resident(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1])
     raise AssertionError("no RssAnon")
+
+
+async def test_terminal_outlives_the_shim(shim: Shim, rootfs: Path, tmp_path: Path) -> None:
+    script = "echo before; read word; echo got $word; exit 3"
+    bundle = make_bundle(tmp_path / "one", ["sh", "-c", script], rootfs, terminal=True)
+    log = bundle / "log"
+    await shim.run("one", bundle, Stdio(log))
+    await first_line(log)
+    await kill_shim(shim)
+    assert (await shim.state("one")).status == "running"
+    terminal = shim.open_stdin("one")
+    os.write(terminal, b"hello\n")
+    os.close(terminal)
+    assert (await shim.wait("one")).code == 3
+    assert "got hello" in log.read_text()

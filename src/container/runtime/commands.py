@@ -16,6 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from container.runtime.exec import Exec
     from container.spec.types import Config, Linux
 
 #: What a failing exec exits with, so that it differs from the program's own statuses (runc).
@@ -40,8 +41,9 @@ def create(arguments: Arguments) -> int:
 def run(arguments: Arguments) -> int:
     """Create, start, wait, delete."""
     started = _create(arguments, gate=False)
-    root, container_id = _root(arguments), started.state.id
+    root, container_id, detach = _root(arguments), started.state.id, arguments.has("--detach")
     try:
+        waker = -1 if detach else _forward_signals(started.pidfd)
         started.go()
         while started.feed() != "started":
             pass
@@ -49,17 +51,27 @@ def run(arguments: Arguments) -> int:
         started.abort()
         raise
     _tell_poststart(started)
-    if arguments.has("--detach"):
+    if detach:
         started.close()
         return 0
-    from container.runtime import foreground  # for those alone who wait
-
-    master = -1 if arguments.get("--console-socket") else started.console
-    code = foreground.wait(started.pid, started.pidfd, master)
+    code = _wait(arguments, started, waker)
     started.close()
     if not arguments.has("--keep"):
         _warn(lifecycle.delete(root, container_id, force=True))
     return code
+
+
+def _forward_signals(pidfd: int) -> int:
+    from container.runtime import foreground  # for those alone who wait
+
+    return foreground.forward_signals(pidfd)
+
+
+def _wait(arguments: Arguments, running: "launch.Launch | Exec", waker: int) -> int:
+    from container.runtime import foreground
+
+    master = -1 if arguments.get("--console-socket") else running.console
+    return foreground.wait(running.pid, running.pidfd, waker, master)
 
 
 def _tell_poststart(started: launch.Launch) -> None:
@@ -96,9 +108,11 @@ def execute(arguments: Arguments) -> int:
         listen_fds=listening,
         cache_dir=_cache(root),
     )
+    waker = -1
     try:
         while (event := running.feed()) != "started":
             if event == "staged":
+                waker = -1 if arguments.has("--detach") else _forward_signals(running.pidfd)
                 running.proceed()
         os.waitpid(running.stage, 0)
         _hand_out(arguments, running.pid, running.pidfd, running.console)
@@ -107,10 +121,7 @@ def execute(arguments: Arguments) -> int:
         raise
     code = 0
     if not arguments.has("--detach"):
-        from container.runtime import foreground
-
-        master = -1 if arguments.get("--console-socket") else running.console
-        code = foreground.wait(running.pid, running.pidfd, master)
+        code = _wait(arguments, running, waker)
     running.close()
     return code
 

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
 _KEPT = frozenset(getattr(_signal, f"SIG{name}") for name in ("CHLD", "PIPE", "KILL", "STOP", "WINCH", "URG"))
 
 
-def wait(pid: int, pidfd: int, master: int = -1) -> int:
-    """Wait for the child `pid`, serving its terminal if it has one; returns its exit code."""
-    waker, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    _forward_signals(pidfd, wakes)
+def wait(pid: int, pidfd: int, waker: int, master: int = -1) -> int:
+    """Wait for the child `pid`, serving its terminal if it has one; returns its exit code.
+
+    Args:
+        pid, pidfd: the program.
+        waker: from `forward_signals`.
+        master: its terminal, -1 if it has none or somebody else serves it.
+    """
     saved = _raw_terminal() if master >= 0 else None
     try:
         if master >= 0:
@@ -65,7 +69,13 @@ def _copy(source: int, target: int) -> bool:
     return bool(data)
 
 
-def _forward_signals(pidfd: int, wakes: int) -> None:
+def forward_signals(pidfd: int) -> int:
+    """Send signals that come to us on to the program; call it before that runs, or the first one ends us instead.
+
+    Returns a descriptor that is readable after each signal.
+    """
+    waker, wakes = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+
     def forward(number: int, _frame: object) -> None:
         try:
             pidfd_send_signal(pidfd, number)
@@ -80,6 +90,7 @@ def _forward_signals(pidfd: int, wakes: int) -> None:
                 continue
     _signal.set_wakeup_fd(wakes, warn_on_full_buffer=False)
     _signal.signal(_signal.SIGWINCH, lambda *_: None)
+    return waker
 
 
 def _raw_terminal() -> "list[Any] | None":

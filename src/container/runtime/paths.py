@@ -63,7 +63,9 @@ def open_file(root: int, path: str) -> int:
                 0o644,
                 dir_fd=parent,
             )
-        except FileExistsError:
+        except OSError as error:
+            if error.errno != errno.EEXIST:
+                raise _refused(path, error) from error
             # A dangling link: make what it points at, inside the root.
             os.close(open_parent(root, _follow(parent, path)))
             fd = openat2(root, path, os.O_WRONLY | os.O_CREAT, 0o644, RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS)
@@ -105,7 +107,9 @@ def _make_directories(root: int, path: str, mode: int) -> int:
 def _make_one(root: int, parent: int, walked: str, part: str, mode: int) -> int:
     try:
         os.mkdir(part, mode, dir_fd=parent)
-    except FileExistsError:
+    except OSError as error:
+        if error.errno != errno.EEXIST:
+            raise _refused(walked, error) from error
         # It exists but could not be opened: a dangling link. Make what it points at, inside the root.
         return _make_directories(root, _follow(parent, walked), mode)
     return open_in_root(root, walked, _DIRECTORY)
@@ -115,3 +119,11 @@ def _follow(parent: int, path: str) -> str:
     """Return where the link `path`, whose directory is `parent`, points; a plain file has come in between."""
     link = os.readlink(os.path.basename(path), dir_fd=parent)
     return link if link.startswith("/") else f"{os.path.dirname(path)}/{link}"
+
+
+def _refused(path: str, error: OSError) -> LaunchError:
+    return LaunchError(
+        f"cannot make mount point `{path}` in the image: {(error.strerror or '').lower()}",
+        "make it beforehand, or let the container's root user write there",
+        error.errno or 0,
+    )

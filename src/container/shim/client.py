@@ -40,9 +40,12 @@ class _Held:
 
     fds: dict[str, int] = field(default_factory=dict)
 
-    def replace(self, fds: Mapping[str, int]) -> None:
-        self.close()
-        self.fds = dict(fds)
+    def take(self, fds: Mapping[str, int]) -> None:
+        """Keep `fds`; what an adopting shim does not have yet, such as a terminal, is kept as it was."""
+        for name, fd in fds.items():
+            if name in self.fds:
+                os.close(self.fds[name])
+            self.fds[name] = fd
 
     def close(self) -> None:
         for fd in self.fds.values():
@@ -280,7 +283,7 @@ class Shim:
         kind = message["event"]
         if kind == "born":
             held = self._held.setdefault(message["container"], _Held())
-            held.replace(dict(zip(message["names"], fds, strict=True)))
+            held.take(dict(zip(message["names"], fds, strict=True)))
             self._exits.pop(message["container"], None)
         elif kind == "exit" and "key" in message:
             self._process_ended(message["key"], Exit(message["code"]))
