@@ -78,13 +78,32 @@ def install_program(directory: Path) -> Path:
 
 
 def _readable_python(copy: Path) -> Path:
-    """Return the interpreter of our environment, or a copy if others cannot reach it."""
+    """Return an interpreter that others can run: that of our environment, the system's, or a copy."""
     base = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
-    if all(parent.stat().st_mode & 0o001 for parent in (base, *base.parents)):
-        return base
+    found = (base, *(Path(directory, "python3") for directory in ("/usr/bin", "/usr/local/bin")))
+    usable = (path for path in found if _is_open(path) and _works(path))
+    return next(usable, None) or _copy_python(base, copy)
+
+
+def _is_open(program: Path) -> bool:
+    real = program.resolve()
+    return real.exists() and all(place.stat().st_mode & 0o001 for place in (real, *real.parents))
+
+
+def _works(program: Path) -> bool:
+    check = "import ctypes, ssl, sys; sys.exit(sys.version_info < (3, 11))"
+    return _call([str(program), "-c", check]).returncode == 0
+
+
+def _copy_python(base: Path, copy: Path) -> Path:
     skip = shutil.ignore_patterns("__pycache__", "test", "site-packages", "*.a")
     shutil.copytree(sys.base_prefix, copy, symlinks=True, ignore=skip)
-    return copy / base.relative_to(Path(sys.base_prefix).resolve())
+    program = copy / base.relative_to(Path(sys.base_prefix).resolve())
+    if not _works(program):
+        raise DemoError(
+            f"`{base}` is out of reach of other users, and a copy of it does not work", "`apt-get install python3`"
+        )
+    return program
 
 
 def _open_to_all(directory: Path) -> None:

@@ -44,12 +44,9 @@ def take() -> Snapshot:
 
 
 def left_over(before: Snapshot, after: Snapshot, words: Sequence[str], uid: int | None) -> dict[str, list[str]]:
-    """Return what is new and ours, by kind; `uid` is the guest's, None without one."""
-    left: dict[str, list[str]] = {"processes": [*describe(ours(uid))]}
-    for kind in KINDS[1:]:
-        new = after.found[kind] - before.found[kind]
-        left[kind] = sorted(name for name in new if _is_ours(kind, name, words, uid))
-    return left
+    """Return what is new and ours, by kind, but for processes; `uid` is the guest's, None without one."""
+    new = {kind: after.found[kind] - before.found[kind] for kind in KINDS if kind != "processes"}
+    return {kind: sorted(name for name in names if _is_ours(kind, name, words, uid)) for kind, names in new.items()}
 
 
 def wait_gone(uid: int | None) -> None:

@@ -58,7 +58,7 @@ class Paths:
 def default_app_dir() -> Path:
     """Return `~/.vapp`; without a home `/tmp/.vapp` as the platform always had it."""
     home = os.environ.get("HOME")
-    return Path(home, ".vapp") if home else Path("/tmp/.vapp")  # noqa: S108 - the documented default
+    return Path(home, ".vapp") if home else Path("/tmp/.vapp")
 
 
 def run_root() -> Path:
@@ -68,7 +68,7 @@ def run_root() -> Path:
     runtime_dir = os.environ.get("XDG_RUNTIME_DIR")
     if runtime_dir and os.path.isdir(runtime_dir):
         return Path(runtime_dir, "vapp")
-    return Path(f"/tmp/vapp-{os.getuid()}")  # noqa: S108 - made 0700 and checked for its owner below
+    return Path(f"/tmp/vapp-{os.getuid()}")
 
 
 def open_paths(app_dir: Path) -> Paths:
