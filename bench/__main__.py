@@ -1,9 +1,11 @@
 """`scripts/bench [SCENARIO…]`: run scenarios, print a table, write plots and rows."""
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from bench import machine, plot
 from bench.document import replace_section
@@ -19,12 +21,18 @@ _QUICK = 0.1
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status: 1 if a scenario found nothing."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
+    names = [scenario.name for scenario in ALL]
+    unknown = [name for name in options.scenario if name not in names]
+    if unknown:
+        parser.error(f"unknown scenario `{unknown[0]}`, there are {', '.join(names)}")
+    signal.signal(signal.SIGTERM, _stop)
     if options.list:
         for scenario in ALL:
             print(f"{scenario.name}\n    {scenario.text}\n")
         return 0
-    wanted = [scenario for scenario in ALL if scenario.name in (options.scenario or [one.name for one in ALL])]
+    wanted = [scenario for scenario in ALL if scenario.name in (options.scenario or names)]
     plots = REPOSITORY / "docs" / "benchmarks" if options.write else options.plots
     plots.mkdir(parents=True, exist_ok=True)
     collected: list[Record] = []
@@ -40,6 +48,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 1 if failed else 0
 
 
+def _stop(*_: object) -> NoReturn:
+    """End as by an exception, so that users, mounts and servers are removed; once, whoever asks again must wait."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit(143)
+
+
 def _run(scenario: Scenario, context: Context, plots: Path, *, write: bool) -> list[Record]:
     print(f"bench: {scenario.name} …", file=sys.stderr, flush=True)
     facts = machine.describe()
@@ -47,6 +61,7 @@ def _run(scenario: Scenario, context: Context, plots: Path, *, write: bool) -> l
         result = scenario.measure(context)
     except ContestantError as error:
         result = Result(remarks=[str(error)])
+    facts |= {"load_after": machine.load(), "scale": f"{context.scale:g}"}
     records = make_records(result.rows, facts)
     if records:
         print(format_text(records))
@@ -72,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run benchmarks side by side with rivals from Debian; as root for all of them.",
         epilog=f"scenarios: {', '.join(names)}",
     )
-    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="which to run (all)", choices=[*names, []])
+    parser.add_argument("scenario", nargs="*", metavar="SCENARIO", help="which to run (all)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all rows to FILE")
     parser.add_argument(
         "--plots",

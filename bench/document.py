@@ -38,8 +38,13 @@ def _section(scenario: Scenario, records: Sequence[Record], remarks: Sequence[st
 def _origin(machine: dict[str, str]) -> str:
     return (
         f"{machine['date']}, Linux {machine['kernel']}, {machine['processor']}, {machine['memory']}, "
-        f"cgroups {machine['cgroups']}, load {machine['load']}, commit {machine['commit']}. {_versions(machine)}"
+        f"cgroups {machine['cgroups']}, load {machine['load']} before and {machine['load_after']} after, "
+        f"commit {machine['commit']}. {_versions(machine)}{_scale(machine)}"
     )
+
+
+def _scale(machine: dict[str, str]) -> str:
+    return "" if machine["scale"] == "1" else f" **With {machine['scale']} of the runs and data: not to be quoted.**"
 
 
 def _versions(machine: dict[str, str]) -> str:

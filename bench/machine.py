@@ -18,17 +18,21 @@ _VERSIONS = {
 
 def describe() -> dict[str, str]:
     """Return date, kernel, processor, memory, cgroup layout, load and the versions of all contestants."""
-    load = " ".join(f"{value:.2f}" for value in os.getloadavg())
     return {
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "kernel": platform.release(),
         "processor": f"{len(os.sched_getaffinity(0))} x {_processor()}",
         "memory": f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.1f} GiB",
         "cgroups": _cgroups(),
-        "load": load,
+        "load": load(),
         "python": platform.python_version(),
         "commit": _first_line(("git", "describe", "--always", "--dirty")),
     } | {name: _first_line(argv) for name, argv in _VERSIONS.items()}
+
+
+def load() -> str:
+    """Return the load averages of the last 1, 5 and 15 minutes."""
+    return " ".join(f"{value:.2f}" for value in os.getloadavg())
 
 
 def _processor() -> str:

@@ -21,7 +21,7 @@ def draw(name: str, records: Sequence[Record], path: Path) -> None:
     import matplotlib as mpl  # only here: not everybody who measures wants to wait for it
 
     mpl.use("svg")
-    mpl.rcParams |= {"svg.hashsalt": "bench", "font.size": 8}
+    mpl.rcParams |= {"svg.hashsalt": "bench", "svg.fonttype": "none", "font.size": 8}
     from matplotlib import pyplot as plt
 
     units = list(dict.fromkeys(record["unit"] for record in records))

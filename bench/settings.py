@@ -27,6 +27,7 @@ _PRIVATE = ("unshare", "--mount", "--propagation", "private", "sh", "-c")
 _NO_UNIFIED = 'mount -t tmpfs tmpfs /run; umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
 _NO_CGROUPS = 'mount -t tmpfs tmpfs /run; umount -a -t cgroup,cgroup2; exec "$@"'
 _TIMEOUT_S = 900
+_GRACE_S = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +64,34 @@ class Setting:
             **arguments,
         }
         # stdout is the answer's alone: containers and rivals write elsewhere.
-        done = subprocess.run(
+        process = subprocess.Popen(
             [*self.prefix, sys.executable, "-m", "bench.worker", json.dumps(job)],
             cwd=REPOSITORY,
             env=self.environment,
-            capture_output=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=_TIMEOUT_S,
-            check=False,
         )
-        if done.returncode:
-            raise ContestantError(f"{self.name}: {done.stderr.strip()[-600:]}")
-        return dict(json.loads(done.stdout))
+        out, complaint = _finish(process)
+        if process.returncode:
+            raise ContestantError(f"{self.name}: {complaint.strip()[-600:]}")
+        return dict(json.loads(out))
+
+
+def _finish(process: "subprocess.Popen[str]") -> tuple[str, str]:
+    """Wait for a worker; if we are interrupted, or it takes too long, let it end what it started."""
+    try:
+        return process.communicate(timeout=_TIMEOUT_S)
+    except BaseException as error:
+        process.terminate()
+        try:
+            process.communicate(timeout=_GRACE_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+        if isinstance(error, subprocess.TimeoutExpired):
+            raise ContestantError(f"a worker did not end in {_TIMEOUT_S} s") from error
+        raise
 
 
 @contextmanager

@@ -8,11 +8,12 @@ import asyncio
 import itertools
 import json
 import shutil
+import signal
 import socket
 import struct
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,11 +76,14 @@ def find_runtimes(job: Job) -> list[Runtime]:
 async def open_shim(job: Job) -> AsyncIterator[tuple[Shim, Paths]]:
     """Start a shim of its own and end it with all that it runs."""
     paths = open_paths(Path(job.scratch, "app"))
-    shim = await Shim.start(paths, uplink=False)
+    starting = asyncio.ensure_future(Shim.start(paths, uplink=False))
     try:
-        yield shim, paths
+        yield await asyncio.shield(starting), paths
     finally:
-        await shim.shutdown(force=True)
+        # We are ending, be it because we were told to: a further signal must not cancel the cleaning up.
+        asyncio.get_running_loop().remove_signal_handler(signal.SIGTERM)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        await (await starting).shutdown(force=True)
         shutil.rmtree(paths.app)
         shutil.rmtree(paths.run, ignore_errors=True)
 
@@ -244,14 +248,26 @@ async def _start_conmon(runtime: Runtime, place: Path, name: str) -> None:
     runtime.run("start", name)
 
 
-TASKS: dict[str, Callable[[Job], Any]] = {"run_true": run_true, "use_running": use_running, "weigh": weigh}
+TASKS: dict[str, Callable[[Job], Coroutine[Any, Any, dict[str, Any]]]] = {
+    "run_true": run_true,
+    "use_running": use_running,
+    "weigh": weigh,
+}
 
 
 def main() -> int:
     """Do the job of the command line and print the answer."""
     job = Job(**json.loads(sys.argv[1]))
-    sys.stdout.write(json.dumps(asyncio.run(TASKS[job.task](job))) + "\n")
+    sys.stdout.write(json.dumps(asyncio.run(_work(job))) + "\n")
     return 0
+
+
+async def _work(job: Job) -> dict[str, Any]:
+    """Do the job; SIGTERM ends it with everything that it started."""
+    task = asyncio.ensure_future(TASKS[job.task](job))
+
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await task
 
 
 if __name__ == "__main__":

@@ -58,19 +58,23 @@ def _measure_blob(context: Context, servers: dict[str, Server], path: str, size:
 
 def _measure_manifest(context: Context, servers: dict[str, Server], result: Result) -> None:
     path = f"/v2/{REPOSITORY}/manifests/{TAG}"
+    count = max(500, round(_REQUESTS * context.scale))
+    taken: dict[str, list[float]] = {name: [] for name in servers}
 
-    def contestant(server: Server) -> Run:
-        count = max(100, round(_REQUESTS * context.scale))
-
+    def contestant(name: str, server: Server) -> Run:
         async def run() -> float:
+            before = cpu_s(server.pid)
             found = run_load(Job(server.port, path, _CONNECTIONS, count, MANIFEST))
+            taken[name].append((cpu_s(server.pid) - before) / found["requests"] * 1e3)
             return found["requests"] / found["seconds"]
 
         return run
 
-    contestants = {name: contestant(server) for name, server in servers.items()}
+    contestants = {name: contestant(name, server) for name, server in servers.items()}
     rate, absent = asyncio.run(take_turns(contestants, context.rounds(_MANIFEST_ROUNDS), warm_up=1))
+    cpu = {name: taken[name][-len(values) :] for name, values in rate.items()}
     result.rows += rows_of("blob-warm", "manifest by tag", "requests/s", rate, "ours")
+    result.rows += rows_of("blob-warm", "manifest by tag: server processor time", "ms/request", cpu, "ours")
     result.remarks += [f"{name}: {why}" for name, why in absent.items()]
 
 

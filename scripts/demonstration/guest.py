@@ -55,11 +55,11 @@ def has_traces(name: str) -> bool:
     return any(line.startswith(f"{name}:") for file in files for line in _read_lines(file))
 
 
-def install_program(directory: Path) -> Path:
+def install_program(directory: Path, user: Guest) -> Path:
     """Install the locked environment and this demo below `directory`; returns its interpreter.
 
     Raises:
-        DemoError: it cannot be installed.
+        DemoError: it cannot be installed, or the user cannot run it.
     """
     python = _readable_python(directory / "python")
     environment = directory / "venv"
@@ -74,6 +74,11 @@ def install_program(directory: Path) -> Path:
     skip = shutil.ignore_patterns("__pycache__")
     shutil.copytree(_CHECKOUT / "scripts", directory / "scripts", ignore=skip)
     _open_to_all(directory)
+    if not _works(target, user):
+        raise DemoError(
+            f"`{sys.executable}` is out of reach of other users, and a copy of it does not work",
+            "`apt-get install python3`, then `rm -r .venv`",
+        )
     return target
 
 
@@ -90,20 +95,15 @@ def _is_open(program: Path) -> bool:
     return real.exists() and all(place.stat().st_mode & 0o001 for place in (real, *real.parents))
 
 
-def _works(program: Path) -> bool:
+def _works(program: Path, user: Guest | None = None) -> bool:
     check = "import ctypes, ssl, sys; sys.exit(sys.version_info < (3, 11))"
-    return _call([str(program), "-c", check]).returncode == 0
+    return _call([str(program), "-c", check], cwd=Path("/"), user=user).returncode == 0
 
 
 def _copy_python(base: Path, copy: Path) -> Path:
     skip = shutil.ignore_patterns("__pycache__", "test", "site-packages", "*.a")
     shutil.copytree(sys.base_prefix, copy, symlinks=True, ignore=skip)
-    program = copy / base.relative_to(Path(sys.base_prefix).resolve())
-    if not _works(program):
-        raise DemoError(
-            f"`{base}` is out of reach of other users, and a copy of it does not work", "`apt-get install python3`"
-        )
-    return program
+    return copy / base.relative_to(Path(sys.base_prefix).resolve())
 
 
 def _open_to_all(directory: Path) -> None:
@@ -150,11 +150,21 @@ def _administer(*argv: str) -> None:
 
 
 def _call(
-    argv: list[str], cwd: Path | None = None, env: dict[str, str] | None = None
+    argv: list[str], cwd: Path | None = None, env: dict[str, str] | None = None, user: Guest | None = None
 ) -> subprocess.CompletedProcess[str]:
     """Run a command out of reach of Ctrl-C: half a user would be left behind."""
     return subprocess.run(
-        argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, process_group=0
+        argv,
+        cwd=cwd,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        process_group=0,
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=[] if user else None,
     )
 
 

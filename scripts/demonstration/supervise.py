@@ -73,6 +73,7 @@ def main() -> int:
         visits.append(give(signals))
         if signals.seen or visits[-1].status:
             break
+    _remove_empty_parents(before)
     after = traces.take()
     clean = _show_traces(before, after, visits)
     if signals.seen:
@@ -103,7 +104,7 @@ def _as_guest(signals: _Signals) -> Visit:
         user = stack.enter_context(guest.temporary_user(stage / "home"))
         visit.name, visit.uid = user.name, user.uid
         show.heading(f"4lock-core as {user.name} (uid {user.uid}), an ordinary user made for this, without root")
-        program = guest.install_program(stage / "program")
+        program = guest.install_program(stage / "program", user)
         show.note("the locked environment is installed where this user can read it")
         if not signals.seen:
             script = stage / "program" / "scripts" / "demo.py"
@@ -202,6 +203,16 @@ def _end_rest(visit: Visit) -> None:
         except ProcessLookupError:
             continue
     traces.wait_gone(visit.uid)
+
+
+def _remove_empty_parents(before: traces.Snapshot) -> None:
+    """Remove the cgroups that the platform keeps for further containers, if they were not there before."""
+    for path in traces.take().found["cgroups"] - before.found["cgroups"]:
+        try:
+            if traces.is_empty_parent(path):
+                os.rmdir(path)
+        except OSError:
+            continue  # gone, or somebody else's by now
 
 
 def _show_traces(before: traces.Snapshot, after: traces.Snapshot, visits: Sequence[Visit]) -> bool:

@@ -49,6 +49,11 @@ def left_over(before: Snapshot, after: Snapshot, words: Sequence[str], uid: int 
     return {kind: sorted(name for name in names if _is_ours(kind, name, words, uid)) for kind, names in new.items()}
 
 
+def is_empty_parent(cgroup: str) -> bool:
+    """Tell whether a cgroup is the one that all containers are below, with none in it."""
+    return os.path.basename(cgroup) == "vapp" and not any(entry.is_dir() for entry in os.scandir(cgroup))
+
+
 def wait_gone(uid: int | None) -> None:
     """Give processes that were told to end the time to do so."""
     deadline = time.monotonic() + _SETTLE_S
@@ -77,7 +82,7 @@ def _is_ours(kind: str, name: str, words: Sequence[str], uid: int | None) -> boo
     if any(word in name for word in words):
         return True
     if kind == "cgroups":
-        return os.path.basename(name) == "vapp" and not any(os.scandir(name))
+        return is_empty_parent(name)
     if kind == "files":
         return name == "/run/vapp" or (uid is not None and _owner_of_file(name) == uid)
     return False

@@ -1,5 +1,6 @@
 """The real service on a real socket, over the fake shim and the fake image store."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from fakes.images import FakeImages
 from fakes.shim import FakeShim
 from vappc.daemon.connection import Connection
 from vappc.daemon.service import Service
+from vappc.protocol import PROTOCOL_VERSION, HelloData
 from vappc.transport.address import Address, UnixAddress
 from vappc.transport.listen import Listener, listen
 
@@ -22,6 +24,7 @@ class FakeDaemon:
     shim: FakeShim
     images: FakeImages
     listener: Listener
+    ended: asyncio.Event
 
 
 @asynccontextmanager
@@ -35,7 +38,9 @@ async def fake_daemon(
     given, shim = shim, shim or FakeShim()
     engine = Engine(paths, images, shim, rootless=True)
     await engine.restore()
-    service = Service(engine, images, rootless=True, findings=["no cgroup"])
+    ended = asyncio.Event()
+    node = HelloData("vappc", "0.1.0", PROTOCOL_VERSION, [], rootless=True, findings=["no cgroup"])
+    service = Service(engine, images, node=node, end=ended.set)
     connections = []
 
     async def connected(reader, writer, peer):
@@ -47,7 +52,7 @@ async def fake_daemon(
     listener = await listen(where, connected)
     await listener.start()
     try:
-        yield FakeDaemon(str(where), engine, shim, images, listener)
+        yield FakeDaemon(str(where), engine, shim, images, listener, ended)
     finally:
         listener.close()
         for writer in connections:

@@ -21,6 +21,7 @@ from linux.bundles import COMMAND, IS_ROOT, Bundle
 def bundle(tmp_path) -> Iterator[Bundle]:
     made = Bundle(tmp_path / "b")
     made.config["root"]["readonly"] = False
+    made.sh("true")
     yield made
     made.remove_all()
 
@@ -161,9 +162,7 @@ def test_the_console_is_the_terminal_and_not_what_the_image_has_there(bundle, ou
     assert untouched(outside)
 
 
-@pytest.mark.parametrize(
-    "directory", ["/proc/self/fd/7", "/proc/self/fd/7/inner", "/proc/1/fd/3", "/proc/thread-self/cwd"]
-)
+@pytest.mark.parametrize("directory", ["/proc/self/fd/7", "/proc/self/fd/7/inner", "/proc/1/fd/3"])
 def test_a_working_directory_by_a_descriptor_of_the_host_is_refused(bundle, directory):
     """CVE-2024-21626."""
     bundle.process["cwd"] = directory
@@ -206,14 +205,14 @@ def test_no_import_reads_the_image(bundle, tmp_path):
     assert "no such file" in bundle.run(check=False).stderr
 
 
-def test_a_script_that_runs_the_runtime_again_finds_itself_in_the_container(bundle):
-    """CVE-2019-5736: `#!/proc/self/exe` re-executes the runtime; the interpreter it finds cannot be written."""
+def test_a_script_cannot_run_the_runtime_inside(bundle):
+    """CVE-2019-5736: `#!/proc/self/exe` re-executes the runtime, whose file could then be written."""
     (bundle.rootfs / "bin/again").write_text("#!/proc/self/exe\n")
     (bundle.rootfs / "bin/again").chmod(0o755)
-    bundle.process["args"] = ["/bin/again"]
     before = os.stat(os.path.realpath(COMMAND[0]))
-    done = bundle.run(check=False)
-    assert done.returncode != 0
+    for words in (["/bin/again"], ["/proc/self/exe"]):
+        bundle.process["args"] = words
+        assert "this is the runtime itself" in bundle.run(check=False).stderr
     after = os.stat(os.path.realpath(COMMAND[0]))
     assert (before.st_mtime_ns, before.st_size) == (after.st_mtime_ns, after.st_size)
 

@@ -720,7 +720,7 @@ def paths_of(value, path=()):
         yield from paths_of(child, (*path, key))
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_config_broken_anywhere_leaves_nothing_behind(bundle, data):
     config = json.loads(json.dumps(bundle.config))

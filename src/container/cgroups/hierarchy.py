@@ -77,6 +77,17 @@ class Hierarchy:
             raise
         return cgroup
 
+    def remove_parent(self, path: str) -> None:
+        """Remove the cgroups named by `path` and above it up to ours, as far as nothing is in them any more."""
+        for root in self._roots.values():
+            relative = self._place(path, root)
+            while relative and os.path.basename(relative) and relative != self._base(root):
+                try:
+                    os.rmdir(relative, dir_fd=root.fd)
+                except OSError:
+                    break
+                relative = os.path.dirname(relative)
+
     def load(self, paths: "dict[str, str]") -> Cgroup:
         """Return the cgroup whose `Cgroup.paths` were saved; it may be gone meanwhile."""
         if not paths:

@@ -36,6 +36,7 @@ class Plan:
     Attributes:
         directory: the container's own, where the files of /etc lie.
         rootfs: the first mount, destination `/`, as the image store prepared it.
+        node: names the daemon among others of this host, for its cgroups.
         rootless: whether a user namespace is around us, which forbids some things.
         devices: runtime-spec devices for a privileged container.
         seccomp: runtime-spec seccomp object for an unprivileged one; None for no filter.
@@ -48,6 +49,7 @@ class Plan:
     rootfs: dict[str, Any]
     user: User = ROOT
     rootless: bool = False
+    node: str = "node"
     devices: Sequence[dict[str, Any]] = ()
     seccomp: dict[str, Any] | None = None
     terminal_size: tuple[int, int] = (24, 80)
@@ -118,7 +120,7 @@ def _linux(plan: Plan) -> dict[str, Any]:
     kinds = ["pid", "ipc", "uts", "mount", "cgroup", *(["network"] if plan.spec.network == "none" else [])]
     made: dict[str, Any] = {
         "namespaces": [{"type": kind} for kind in kinds],
-        "cgroupsPath": f"/vapp/{plan.id}",
+        "cgroupsPath": f"{plan.node}/{plan.id}",
         "resources": _resources(plan),
     }
     if plan.spec.privileged:

@@ -59,7 +59,7 @@ class Engine:
         self._records = Records(paths.bundles)
         self._images = images
         self._shim = shim
-        self._launcher = Launcher(self._records, images, shim, rootless=rootless)
+        self._launcher = Launcher(self._records, images, shim, rootless=rootless, node=paths.run.name)
         self._monitors: dict[str, asyncio.Task[None]] = {}
         self._held: Counter[str] = Counter()
         self._removals: dict[str, asyncio.Task[None]] = {}

@@ -49,11 +49,12 @@ class Wish:
 class Launcher:
     """Makes containers and takes them apart again."""
 
-    def __init__(self, records: Records, images: ImageStore, shim: Runtime, *, rootless: bool) -> None:
+    def __init__(self, records: Records, images: ImageStore, shim: Runtime, *, rootless: bool, node: str) -> None:
         self._records = records
         self._images = images
         self._shim = shim
         self._rootless = rootless
+        self._node = node
 
     async def launch(self, wish: Wish, report: Report) -> Record:
         """Start a container; if that fails or is cancelled nothing of it is left.
@@ -139,6 +140,7 @@ class Launcher:
             rootfs=rootfs,
             user=_user(spec.user or defaults.user, rootfs),
             rootless=self._rootless,
+            node=self._node,
             devices=host_devices(rootless=self._rootless) if spec.privileged else (),
             seccomp=None if spec.privileged else default_profile(capabilities(spec), os.uname().machine),
             terminal_size=wish.terminal_size,

@@ -207,6 +207,7 @@ def _resources(arguments: Arguments) -> "dict[str, object]":
             part = found.setdefault(section, {})
             if isinstance(part, dict):
                 part[field] = arguments.get(option) if option in TEXTS else arguments.number(option)
+    specs.check_resources(found)
     if not found:
         raise ConfigError("`update` changes nothing", "pass `--resources` or an option such as `--memory`")
     return found

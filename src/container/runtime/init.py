@@ -16,7 +16,7 @@ import struct
 
 from container.errors import LaunchError
 from container.linux import keyring, namespaces, prctl
-from container.linux.files import close_all_but, read_file
+from container.linux.files import close_all_but, read_file, write_file
 from container.runtime import channel as wire
 from container.runtime import console, hooks, limits, operations, process, procfs
 
@@ -44,6 +44,7 @@ class Init:
         new: CLONE_ flags of the namespaces that the clone made.
         late: CLONE_ flags to unshare when this process is in its cgroups: the root of a cgroup namespace is
             where the process is at that time.
+        time: the container gets a time namespace, which it enters by itself.
         waits: the launcher will say when to proceed: ids to map, hooks to run.
         joins_late: cgroups are joined from outside, meanwhile; wait for that after the file system is built.
             In cgroup v1 that takes milliseconds, the time of an RCU grace period.
@@ -79,6 +80,7 @@ class Init:
         "started",
         "state",
         "stdio",
+        "time",
         "trees",
         "waits",
     )
@@ -92,7 +94,7 @@ class Init:
         self.trees: dict[int, int] = {}
         self.nodes: dict[str, int] = {}
         self.new = self.late = self.keep_fds = self.listen_fds = 0
-        self.waits = self.joins_late = False
+        self.waits = self.joins_late = self.time = False
         self.groups: list[int] | None = []
         self.gate: _socket.socket | None = None
         self.started = -1
@@ -168,8 +170,21 @@ class Init:
             os.setresuid(0, 0, 0)
             # Changing ids made us undumpable, and /proc/self/* root's outside of the namespace.
             prctl.set_dumpable(True)
+        if self.time:
+            self._enter_time_namespace()
         if self.late and not self.joins_late:
             namespaces.unshare(self.late)
+
+    def _enter_time_namespace(self) -> None:
+        """Make one and enter it: the new one is our children's until we join it, and its offsets must be set before."""
+        namespaces.unshare(namespaces.CLONE_NEWTIME)
+        offsets = (self.config.get("linux") or {}).get("timeOffsets") or {}
+        lines = [f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}" for clock, offset in offsets.items()]
+        if lines:
+            write_file("/proc/self/timens_offsets", "\n".join(lines).encode())
+        fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(fd, namespaces.CLONE_NEWTIME)
+        os.close(fd)
 
     def _wait_to_proceed(self) -> None:
         kind, _, _ = self.channel.receive()
@@ -253,6 +268,7 @@ def finish(
         inherited: variables that are ours to say.
     """
     program = process.find_program(spec)
+    process.refuse_ourselves(program)
     variables = process.environment(spec) | (inherited or {})
     profile, label = spec.get("apparmorProfile"), spec.get("selinuxLabel")
     labels = procfs.private_proc() if profile or label else -1

@@ -9,7 +9,6 @@ import os
 
 from container.errors import ConfigError
 from container.linux import namespaces
-from container.linux.files import write_file
 from container.linux.namespaces import FLAGS
 from container.linux.process import CLONE_PARENT, clone3
 from container.runtime import channel as wire
@@ -29,7 +28,7 @@ NS_GET_NSTYPE = 0xB703
 #: enter the others; mount last, it changes what paths mean.
 _ORDER = ("user", "ipc", "uts", "network", "pid", "cgroup", "time", "mount")
 
-_NEEDS_STAGE = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUSER | namespaces.CLONE_NEWTIME
+_NEEDS_STAGE = namespaces.CLONE_NEWPID | namespaces.CLONE_NEWUSER
 
 
 def plan(init: Init, config: "Config") -> "set[str]":
@@ -51,7 +50,8 @@ def plan(init: Init, config: "Config") -> "set[str]":
         else:
             del wanted[kind]
     init.late = init.new & namespaces.CLONE_NEWCGROUP
-    init.new &= ~namespaces.CLONE_NEWCGROUP
+    init.time = bool(init.new & namespaces.CLONE_NEWTIME)
+    init.new &= ~(namespaces.CLONE_NEWCGROUP | namespaces.CLONE_NEWTIME)
     return set(wanted)
 
 
@@ -92,9 +92,7 @@ def needs_stage(init: Init) -> bool:
     joined = 0
     for _, flag in init.joins:
         joined |= flag
-    return bool(
-        joined & _NEEDS_STAGE or (joined and init.new & namespaces.CLONE_NEWUSER) or init.new & namespaces.CLONE_NEWTIME
-    )
+    return bool(joined & _NEEDS_STAGE or (joined and init.new & namespaces.CLONE_NEWUSER))
 
 
 def run_stage(init: Init, cgroup_fd: "int | None") -> "NoReturn":
@@ -107,10 +105,8 @@ def run_stage(init: Init, cgroup_fd: "int | None") -> "NoReturn":
             if flag == namespaces.CLONE_NEWUSER:
                 os.setresgid(0, 0, 0)
                 os.setresuid(0, 0, 0)
-        if init.new & namespaces.CLONE_NEWTIME:
-            _unshare_time(init)
         init.joins = []
-        pid, pidfd = clone3((init.new & ~namespaces.CLONE_NEWTIME) | CLONE_PARENT, cgroup_fd)
+        pid, pidfd = clone3(init.new | CLONE_PARENT, cgroup_fd)
         if pid == 0:
             init.run()
         init.channel.send(wire.STAGED, str(pid).encode(), (pidfd,))
@@ -118,14 +114,6 @@ def run_stage(init: Init, cgroup_fd: "int | None") -> "NoReturn":
         init.channel.send_error(error)
     finally:
         os._exit(0)
-
-
-def _unshare_time(init: Init) -> None:
-    namespaces.unshare(namespaces.CLONE_NEWTIME)
-    offsets = (init.config.get("linux") or {}).get("timeOffsets") or {}
-    lines = [f"{clock} {offset.get('secs', 0)} {offset.get('nanosecs', 0)}" for clock, offset in offsets.items()]
-    if lines:
-        write_file("/proc/self/timens_offsets", "\n".join(lines).encode())
 
 
 def in_user_namespace() -> bool:

@@ -93,15 +93,20 @@ def _make_directories(root: int, path: str, mode: int) -> int:
             continue
         walked = f"{walked}/{part}"
         try:
-            child = open_in_root(root, walked, _DIRECTORY)
-        except SyscallError as error:
-            if error.errno != errno.ENOENT or part == "..":
-                os.close(parent)
-                raise
-            child = _make_one(root, parent, walked, part, mode)
-        os.close(parent)
+            child = _enter(root, parent, walked, mode)
+        finally:
+            os.close(parent)
         parent = child
     return parent
+
+
+def _enter(root: int, parent: int, walked: str, mode: int) -> int:
+    try:
+        return open_in_root(root, walked, _DIRECTORY)
+    except SyscallError as error:
+        if error.errno != errno.ENOENT or walked.endswith("/.."):
+            raise
+    return _make_one(root, parent, walked, os.path.basename(walked), mode)
 
 
 def _make_one(root: int, parent: int, walked: str, part: str, mode: int) -> int:

@@ -27,6 +27,12 @@ _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 _LINUX_CAPABILITY_VERSION_3 = 0x20080522
 _NR_CAPGET = 125 if os.uname().machine == "x86_64" else 90
 
+#: The interpreter that runs us, as the host has it.
+_OURSELVES = os.stat("/proc/self/exe")
+
+#: How many interpreters deep a script may be: BINPRM of fs/exec.c follows five.
+_SCRIPT_DEPTH = 6
+
 _NULL_DEVICE = os.makedev(1, 3)
 
 #: How much of the image's /etc/passwd is read for HOME.
@@ -55,6 +61,31 @@ def find_program(process: "Process") -> str:
     if denied:
         raise denied
     raise LaunchError(f"exec: `{name}`: executable file not found in $PATH", errno=errno.ENOENT)
+
+
+def refuse_ourselves(program: str) -> None:
+    """Raise LaunchError if `program`, or the interpreter of such a script, is the interpreter that runs us.
+
+    `#!/proc/self/exe` would run the host's Python inside, and the image's libraries in it could then open
+    /proc/self/exe for writing (CVE-2019-5736). To be called while we may still read every file.
+    """
+    for _ in range(_SCRIPT_DEPTH):
+        try:
+            fd = os.open(program, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return  # the exec itself will say what is wrong
+        try:
+            if os.path.samestat(os.fstat(fd), _OURSELVES):
+                raise LaunchError(
+                    f"exec: `{program}`: permission denied: this is the runtime itself", errno=errno.EACCES
+                )
+            head = os.read(fd, 256)
+        finally:
+            os.close(fd)
+        words = head.partition(b"\n")[0][2:].split()
+        if not head.startswith(b"#!") or not words:
+            return
+        program = os.fsdecode(words[0])
 
 
 def change_identity(process: "Process", groups: "list[int] | None") -> None:
@@ -133,8 +164,12 @@ def enter_directory(path: str) -> None:
             f"cannot chdir to `process.cwd` `{path}`: {(error.strerror or '').lower()}",
             errno=error.errno or 0,
         ) from error
-    # A directory outside of the root has no path in it: the kernel then answers with "(unreachable)".
-    if not os.getcwd().startswith("/"):
+    # A directory outside of the root has no path in it: the kernel answers "(unreachable)", the C library ENOENT.
+    try:
+        inside = os.getcwd().startswith("/")
+    except FileNotFoundError:
+        inside = False
+    if not inside:
         raise LaunchError(
             f"`process.cwd` `{path}` is outside of the container",
             "name a directory of the image",

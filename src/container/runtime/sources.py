@@ -23,6 +23,8 @@ def open_trees(config: "Config", bundle: str, new_user: bool) -> "dict[int, int]
     """Return index in `mounts` -> detached mount, for those that the init could not make itself."""
     trees: dict[int, int] = {}
     linux = config.get("linux") or {}
+    # An ordinary user's init has in its namespace all the rights over files that the user has.
+    helps = new_user and os.geteuid() == 0
     try:
         for index, mount in enumerate(config.get("mounts") or ()):
             options = parse(mount.get("options") or [])
@@ -30,7 +32,7 @@ def open_trees(config: "Config", bundle: str, new_user: bool) -> "dict[int, int]
             if options.idmap:
                 uids, gids = _mappings(mount, options, linux.get("uidMappings") or [], linux.get("gidMappings") or [])
                 trees[index] = _open_mapped(source, options, uids, gids)
-            elif (options.bind or mount.get("type") == "bind") and new_user and _is_closed(source):
+            elif (options.bind or mount.get("type") == "bind") and helps and _is_closed(source):
                 trees[index] = _open_tree(source, options)
     except BaseException:
         for fd in trees.values():

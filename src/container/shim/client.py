@@ -34,6 +34,10 @@ from container.shim.link import START_TIMEOUT_S, Link, ShimLostError
 __all__ = ["ExecHandle", "Exit", "Helper", "NodeInfo", "Shim", "ShimLostError", "State", "Stdio"]
 
 
+#: How often a start is tried again when the shim dies over it: once may be chance, ten times is a fault.
+_TRIES = 10
+
+
 @dataclass(slots=True)
 class _Held:
     """What is kept of one container."""
@@ -91,7 +95,7 @@ class Shim:
         wanted = {"log": str(stdio.log), "stdin": stdio.stdin}
         message = {"op": operation, "container": container_id, "bundle": str(bundle), "stdio": wanted}
         self._exits.pop(container_id, None)
-        while True:
+        for _ in range(_TRIES):
             try:
                 return parse_state(await self._link.ask(message))
             except ShimLostError:
@@ -99,6 +103,9 @@ class Shim:
                 found = {state.id: state for state in await self.states()}
                 if container_id in found:
                     return found[container_id]
+        raise errors.LaunchError(
+            f"the shim died {_TRIES} times while it started `{container_id}`", "the daemon's log tells what it said"
+        )
 
     async def start_container(self, container_id: str) -> State:
         """Start the program of a created container."""

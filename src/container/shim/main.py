@@ -10,6 +10,7 @@ import json
 import os
 import sys
 
+from container.cgroups.hierarchy import open_hierarchy
 from container.errors import ContainerError, StateError
 from container.linux import prctl
 from container.linux.files import replace_file
@@ -45,8 +46,21 @@ def main(argv: "list[str]") -> int:
     for name in ("shim.sock", "shim.pid"):
         os.unlink(f"{run_dir}/{name}")
     if server.is_over:
+        open_hierarchy().remove_parent(os.path.basename(run_dir))
         end_node(run_dir)
+        remove_tree(run_dir)
     return 0
+
+
+def remove_tree(run_dir: str) -> None:
+    """Remove the run directory and what it holds, a tree of two levels; what is in use by others stays."""
+    for directory, _, names in os.walk(run_dir, topdown=False):
+        for name in names:
+            os.unlink(f"{directory}/{name}")
+        try:
+            os.rmdir(directory)
+        except OSError:
+            return
 
 
 def _enter(run_dir: str, uplink: bool) -> "dict[str, Any]":

@@ -12,6 +12,8 @@ from container.spec import schema, sysctls, types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from container.spec.types import Config, Process
 
 OCI_VERSION = "1.3.0"
@@ -48,6 +50,7 @@ def parse(raw: bytes) -> "Config":
     if process is not None:
         check_process(process)
     _check_root(config)
+    check_resources((config.get("linux") or {}).get("resources") or {})
     kinds = _check_namespaces(config)
     sysctls.check(config, kinds)
     return config
@@ -71,6 +74,12 @@ def decode(raw: bytes, what: str) -> object:
     except (ValueError, RecursionError) as error:
         reason = "nested too deeply" if isinstance(error, RecursionError) else str(error)
         raise ConfigError(f"{what} is not JSON: {reason}") from error
+
+
+def check_resources(resources: "dict[str, Any]") -> None:
+    """Raise ConfigError where the list of devices is wrong; container.cgroups checks the numbers."""
+    if resources.get("devices") is not None:
+        schema.check(resources["devices"], "list[DeviceRule]", "linux.resources.devices")
 
 
 def check_process(process: "Process") -> None:

@@ -175,6 +175,16 @@ class Device(TypedDict, total=False):
     gid: int
 
 
+class DeviceRule(TypedDict, total=False):
+    """config-linux.md, resources.devices: what may be done with devices."""
+
+    allow: Required[bool]
+    type: str
+    major: int
+    minor: int
+    access: str
+
+
 class SeccompArg(TypedDict, total=False):
     """config-linux.md, seccomp.syscalls.args."""
 

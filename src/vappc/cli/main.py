@@ -33,6 +33,7 @@ VERBS = {
     "doctor": ("doctor", "check what this machine can do; needs no daemon"),
     "completion": ("completion", "print the completion script of a shell"),
     "version": ("status", "show versions"),
+    "shutdown": ("status", "end the daemon and everything that serves it"),
 }
 
 _EPILOG = """\

@@ -1,4 +1,4 @@
-"""`vappc ping` and `vappc version`."""
+"""`vappc ping`, `version` and `shutdown`: about the daemon, not about a container."""
 
 import argparse
 import sys
@@ -13,8 +13,17 @@ from vappc.protocol import PROTOCOL_VERSION
 
 def configure(verb: str, parser: argparse.ArgumentParser) -> None:
     """Fill in the options of one of the verbs."""
-    parser.add_argument("--json", action="store_true", help="as JSON")
-    parser.set_defaults(act=_ping if verb == "ping" else _version)
+    if verb == "shutdown":
+        parser.add_argument("-f", "--force", action="store_true", help="stop containers that run first")
+    else:
+        parser.add_argument("--json", action="store_true", help="as JSON")
+    parser.set_defaults(act={"ping": _ping, "version": _version, "shutdown": _shutdown}[verb])
+
+
+def _shutdown(options: argparse.Namespace) -> int:
+    with Client(options.socket) as client:
+        client.shutdown(force=options.force)
+    return 0
 
 
 def _ping(options: argparse.Namespace) -> int:

@@ -98,6 +98,10 @@ class Client:
         """Return the daemon's version and features."""
         return self._get(commands.Hello(token=self._token), "OkHello", HelloData)
 
+    def shutdown(self, *, force: bool = False) -> None:
+        """End the daemon and all that serves it; with `force` containers are stopped first."""
+        self._unit(commands.Shutdown(force))
+
     def run_container(self, spec: ContainerRunSpec, on_progress: OnProgress = no_progress) -> InstanceHandle:
         """Start a container and return once it runs."""
         return self._long(commands.RunContainer(spec), on_progress, "OkHandle", InstanceHandle)

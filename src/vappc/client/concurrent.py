@@ -140,6 +140,10 @@ class AsyncClient:
         """Return the daemon's version and features."""
         return check(await self._call(commands.Hello(token=self._token)), "OkHello", HelloData)
 
+    async def shutdown(self, *, force: bool = False) -> None:
+        """End the daemon and all that serves it; with `force` containers are stopped first."""
+        check_unit(await self._call(commands.Shutdown(force), limit=False))
+
     async def run_container(self, spec: ContainerRunSpec, on_progress: OnProgress = no_progress) -> InstanceHandle:
         """Start a container and return once it runs."""
         return await self._long(commands.RunContainer(spec), on_progress, "OkHandle", InstanceHandle)

@@ -21,8 +21,9 @@ from vappc.daemon.connection import Connection
 from vappc.daemon.images import PatientImages
 from vappc.daemon.options import Options, parse
 from vappc.daemon.registry import Registry, check_port
-from vappc.daemon.service import Service
+from vappc.daemon.service import FEATURES, Service
 from vappc.errors import DaemonError, VappcError
+from vappc.protocol import PROTOCOL_VERSION, HelloData
 from vappc.transport.address import Address, TcpAddress, UnixAddress, parse_address
 from vappc.transport.listen import Listener, Peer, listen
 
@@ -50,6 +51,7 @@ class Daemon:
         self._options = options
         self._connections: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
+        self._is_over = False
         self._service: Service | None = None
 
     async def run(self) -> None:
@@ -69,13 +71,13 @@ class Daemon:
             listeners = [await self._listen(address, token, stack) for address in addresses]
             registry = await self._open_registry(paths, stack)
             shim = await Shim.start(paths)
-            stack.push_async_callback(shim.close)
+            stack.push_async_callback(self._leave, shim)
             self._service = await self._open_service(paths, shim, registry, stack)
             for listener in listeners:
                 await listener.start()
             self._tell_ready()
             await self._stop.wait()
-            logger.info("stopping; containers run on")
+            logger.info("shutting down" if self._is_over else "stopping; containers run on")
             notify.notify_systemd("STOPPING=1")
 
     async def _open_registry(self, paths: Paths, stack: AsyncExitStack) -> Registry | None:
@@ -101,12 +103,28 @@ class Daemon:
         stack.push_async_callback(engine.close)
         for finding in shim.node.findings:
             logger.warning("host: %s", finding)
-        return Service(
-            engine,
-            images,
-            rootless=shim.node.rootless,
-            findings=list(shim.node.findings),
+        version = metadata.version("4lock-core")
+        node = HelloData(
+            "vappc",
+            version,
+            PROTOCOL_VERSION,
+            FEATURES,
+            shim.node.rootless,
+            list(shim.node.findings),
+            str(paths.app),
+            str(paths.run),
         )
+        return Service(engine, images, node=node, end=self._end)
+
+    def _end(self) -> None:
+        self._is_over = True
+        self._stop.set()
+
+    async def _leave(self, shim: Shim) -> None:
+        if self._is_over:
+            await shim.shutdown(force=True)
+        else:
+            await shim.close()
 
     async def _listen(self, address: Address, token: str | None, stack: AsyncExitStack) -> Listener:
         async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Peer) -> None:

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Awaitable, Callable
-from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +20,6 @@ from vappc.daemon.connection import Reply
 from vappc.daemon.interfaces import interface_ip
 from vappc.errors import ProtocolError
 from vappc.protocol import (
-    PROTOCOL_VERSION,
     Command,
     HelloData,
     Interface,
@@ -33,7 +31,7 @@ from vappc.protocol import (
 
 Result = tuple[str, object]
 UNIT: Result = ("OkUnit", UNSET)
-FEATURES = ["attach", "exec", "images", "logs", "operations", "pause", "progress"]
+FEATURES = ["attach", "exec", "images", "logs", "operations", "pause", "progress", "shutdown"]
 
 
 class Service:
@@ -44,13 +42,13 @@ class Service:
         engine: Engine,
         images: ImageStore,
         *,
-        rootless: bool = False,
-        findings: list[str] | None = None,
+        node: HelloData,
+        end: Callable[[], None],
     ) -> None:
         self._engine = engine
         self._images = images
-        self._rootless = rootless
-        self._findings = findings or []
+        self._node = node
+        self._end = end
 
     async def handle(self, command: Command, reply: Reply) -> Result:
         """Do what `command` says and return the final answer."""
@@ -62,9 +60,19 @@ class Service:
 
     async def hello(self, _: commands.Hello, __: Reply) -> Result:
         """Say who we are."""
-        version = metadata.version("4lock-core")
-        data = HelloData("vappc", version, PROTOCOL_VERSION, FEATURES, self._rootless, self._findings)
-        return "OkHello", data
+        return "OkHello", self._node
+
+    async def shutdown(self, command: commands.Shutdown, _: Reply) -> Result:
+        """End everything of this app directory, once nothing runs in it."""
+        running = [one for one in await self._engine.list() if one.exit is None]
+        if running and not command.force:
+            raise StateError(
+                f"{len(running)} containers run, among them `{running[0].id}`", "stop them, or shut down with `--force`"
+            )
+        for one in running:
+            await self._engine.stop(one.id, None)
+        self._end()
+        return UNIT
 
     async def run_container(self, command: commands.RunContainer, reply: Reply) -> Result:
         """Start a container; with `attach` stay until it ends."""
@@ -242,6 +250,7 @@ Handler = Callable[[Service, Any, Reply], Awaitable[Result]]
 
 _HANDLERS: dict[type[Command], Handler] = {
     commands.Ping: Service.ping,
+    commands.Shutdown: Service.shutdown,
     commands.Hello: Service.hello,
     commands.RunContainer: Service.run_container,
     commands.Stop: Service.stop,

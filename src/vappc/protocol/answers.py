@@ -71,6 +71,8 @@ class HelloData(Struct, frozen=True):
     features: list[str] = field(default_factory=list)
     rootless: bool = False
     findings: list[str] = field(default_factory=list)
+    app_dir: str = ""
+    run_dir: str = ""
 
 
 #: Wire name -> type of `data`; None where there is no data.

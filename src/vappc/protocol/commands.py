@@ -14,6 +14,15 @@ class Ping(Struct, frozen=True):
     """Is anybody there? Answer: OkUnit."""
 
 
+class Shutdown(Struct, frozen=True):
+    """End the daemon, the shim and the node namespaces. Answer: OkUnit, then the connection closes.
+
+    Refused while containers run, unless `force`: then they are stopped first.
+    """
+
+    force: bool = False
+
+
 class Hello(Struct, frozen=True):
     """Exchange versions and features; over TCP the first request, with the token. Answer: OkHello."""
 
@@ -187,6 +196,7 @@ class Cancel(Struct, frozen=True):
 
 Command = (
     Ping
+    | Shutdown
     | Hello
     | RunContainer
     | Stop

@@ -66,6 +66,16 @@ def test_ping_and_hello(client, daemon):
 
 
 @blocking
+def test_shutdown_is_refused_while_a_container_runs(client, daemon):
+    client.run_container(spec("sleep 100", instance_id="a"))
+    with pytest.raises(ServerError, match="1 containers run, among them `a`"):
+        client.shutdown()
+    assert not daemon.ended.is_set()
+    client.shutdown(force=True)
+    assert daemon.ended.is_set()
+
+
+@blocking
 def test_a_container_lives_and_ends(client, daemon):
     steps = []
     handle = client.run_container(spec("exit 7", instance_id="a"), steps.append)

@@ -15,7 +15,7 @@ def make(rootless=False, image=None, devices=(), seccomp=None, user=None, **fiel
     spec = ContainerRunSpec(image="demo", **fields)
     defaults = image or ContainerConfig(cmd=("/bin/sh",))
     return config(
-        Plan("0123456789abcdef", spec, defaults, Path("/c"), ROOTFS, user or User(), rootless, devices, seccomp)
+        Plan("0123456789abcdef", spec, defaults, Path("/c"), ROOTFS, user or User(), rootless, "n", devices, seccomp)
     )
 
 
@@ -59,7 +59,7 @@ def test_a_plain_container_is_exactly_this():
     assert made["mounts"][0] is ROOTFS
     linux = made["linux"]
     assert [found["type"] for found in linux["namespaces"]] == ["pid", "ipc", "uts", "mount", "cgroup"]
-    assert linux["cgroupsPath"] == "/vapp/0123456789abcdef"
+    assert linux["cgroupsPath"] == "n/0123456789abcdef"
     assert linux["resources"] == {}
     assert "/proc/kcore" in linux["maskedPaths"]
     assert "/proc/sys" in linux["readonlyPaths"]

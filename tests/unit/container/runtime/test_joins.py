@@ -51,7 +51,7 @@ def test_a_path_of_another_kind_is_refused(path, words):
         (["pid"], [], True),
         (["user"], ["mount"], True),
         (["network"], ["user"], True),
-        ([], ["time"], True),
+        ([], ["time"], False),
     ],
 )
 def test_a_stage_enters_what_clone_cannot(init, joined, new, staged):
