@@ -25,6 +25,9 @@ from demonstration.servers import Server, end_shim, program, start_daemon, start
 IMAGE = "origin.test/busybox:1"
 INTERRUPTED = 130
 
+#: How long the daemon and all that serves it may take to end.
+_END_S = 20.0
+
 _HELLO = 'echo "hello, I am $(id -un) on $(hostname)"; exit 7'
 _CLOCK = """\
 trap 'echo "bye, $NAME"; exit 3' TERM
@@ -219,10 +222,10 @@ class Tour:
         _run("vappc", "image", "rm", IMAGE)
 
     def _end(self) -> None:
-        show.typed("kill %2")
-        self._daemon.stop()
-        _must(self._daemon.process.returncode == 0, f"the daemon ended badly: {self._daemon.last_words()}")
-        end_shim(self._paths)
+        _run("vappc", "shutdown")
+        status = self._daemon.process.wait(_END_S)
+        _must(status == 0, f"the daemon ended badly: {self._daemon.last_words()}")
+        _must(not self._paths.run.exists(), f"the daemon left `{self._paths.run}`")
 
     def _remove_all(self) -> None:
         """Take away what an interrupted tour left running."""

@@ -209,7 +209,7 @@ def _load_remains(root: str, container_id: str, force: bool) -> "State | None":
     states.check_id(container_id)
     directory = f"{root}/{container_id}"
     try:
-        return states.load(root, container_id)
+        return states.load(root, container_id, unfinished=True)
     except NotFoundError:
         if os.path.isdir(directory):
             return _guess_remains(State(container_id, directory, ""))

@@ -171,11 +171,11 @@ def create(root: str, container_id: str, bundle: str) -> State:
     return State(container_id, directory, bundle)
 
 
-def load(root: str, container_id: str) -> State:
-    """Return the state of `container_id`.
+def load(root: str, container_id: str, unfinished: bool = False) -> State:
+    """Return the state of `container_id`, with `unfinished` also of one that is being created.
 
     Raises:
-        NotFoundError: there is none, or its creation never got as far as a process.
+        NotFoundError: there is none, or its creation is not done yet.
         StateError: the file is damaged.
     """
     check_id(container_id)
@@ -203,6 +203,8 @@ def load(root: str, container_id: str) -> State:
             f"`{directory}/state.json` is damaged",
             f"remove the container with `delete --force {container_id}`",
         ) from error
+    if not state.pid and not unfinished:
+        raise NotFoundError(f"container does not exist: `{container_id}` is being created")
     return state
 
 

@@ -98,6 +98,8 @@ def check_process(process: "Process") -> None:
     for rlimit in process.get("rlimits") or ():
         if rlimit["type"] in seen:
             raise ConfigError(f"`process.rlimits` has `{rlimit['type']}` twice")
+        if not all(0 <= rlimit[which] < 1 << 64 for which in ("soft", "hard")):
+            raise ConfigError(f"`process.rlimits`: a limit of `{rlimit['type']}` is out of range", "0 to 2^64 - 1")
         if rlimit["soft"] > rlimit["hard"]:
             raise ConfigError(f"`process.rlimits`: soft limit of `{rlimit['type']}` is above the hard one")
         seen.add(rlimit["type"])

@@ -33,6 +33,7 @@ def test_the_status_follows_from_the_process_and_the_file(tmp_path):
 
 def test_a_state_of_an_older_version_is_understood(tmp_path):
     state = states.create(str(tmp_path), "c1", "/b")
+    state.set_pid(os.getpid())
     state.save()
     path = tmp_path / "c1" / "state.json"
     path.write_text(path.read_text().replace('"later": null, ', ""))
@@ -86,3 +87,10 @@ def test_only_containers_are_listed(tmp_path):
 
 def test_times_are_rfc_3339():
     assert states.format_time(1.5) == "1970-01-01T00:00:01.500000000Z"
+
+
+def test_an_unfinished_container_is_there_for_delete_alone(tmp_path):
+    states.create(str(tmp_path), "c1", "/b").save()
+    assert states.load(str(tmp_path), "c1", unfinished=True).status() == "creating"
+    with pytest.raises(NotFoundError, match="is being created"):
+        states.load(str(tmp_path), "c1")
