@@ -22,6 +22,8 @@ c_int, c_long, c_ulong, c_char_p, c_void_p = (
 )
 
 libc.syscall.restype = c_long
+#: Six arguments whatever the call takes: the kernel looks at those it knows, and conversion is set up once.
+libc.syscall.argtypes = (c_long, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p, c_void_p)
 libc.mount.argtypes = (c_char_p, c_char_p, c_char_p, c_ulong, c_char_p)
 libc.umount2.argtypes = (c_char_p, c_int)
 libc.unshare.argtypes = (c_int,)
@@ -32,6 +34,7 @@ libc.setdomainname.argtypes = (c_char_p, ctypes.c_size_t)
 libc.personality.argtypes = (c_ulong,)
 
 _syscall = libc.syscall
+_PADDING = tuple((None,) * (6 - count) for count in range(7))
 
 
 class SyscallError(OSError):
@@ -60,9 +63,8 @@ def syscall(
     *args: "int | bytes | ctypes.Array[ctypes.c_char] | object | None",
     path: "bytes | str | None" = None,
 ) -> int:
-    """Make system call `number`; integers go as long, bytes and structures by address."""
-    converted = [c_long(a) if isinstance(a, int) else a for a in args]
-    return check(_syscall(c_long(number), *converted), call, path)
+    """Make system call `number`; integers go as they are, bytes and structures by address."""
+    return check(_syscall(number, *args, *_PADDING[len(args)]), call, path)
 
 
 def pointer(structure: ctypes.Structure) -> object:

@@ -155,7 +155,7 @@ def begin(
         flags = _foreign_namespaces(state.pid)
         pid, pidfd = clone3(CLONE_CLEAR_SIGHAND)
         if pid == 0:
-            _run_stage(running, theirs, target, flags)
+            _run_stage(running, theirs, target, state.pid, flags)
         os.close(pidfd)
         running.stage = pid
     except BaseException:
@@ -194,7 +194,7 @@ def _foreign_namespaces(pid: int) -> int:
     return flags
 
 
-def _run_stage(running: Exec, channel: wire.Channel, target: int, flags: int) -> "NoReturn":
+def _run_stage(running: Exec, channel: wire.Channel, target: int, init: int, flags: int) -> "NoReturn":
     try:
         process.seal_imports()
         prctl.set_dumpable(False)
@@ -204,7 +204,12 @@ def _run_stage(running: Exec, channel: wire.Channel, target: int, flags: int) ->
         cpus = running.spec.get("execCPUAffinity") or {}
         if cpus.get("initial"):
             limits.set_affinity(cpus["initial"])
+        root = os.open(f"/proc/{init}/root", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         namespaces.setns(target, flags)
+        # The container's root is not always that of its mount namespace: it may share the host's, in a chroot.
+        os.fchdir(root)
+        os.chroot(".")
+        os.close(root)
         pid, pidfd = clone3(CLONE_PARENT, cgroup_fd)
         if pid == 0:
             _run(running, channel, bool(flags & namespaces.CLONE_NEWUSER))

@@ -10,10 +10,10 @@ import os
 import stat
 
 from container.errors import LaunchError
-from container.linux import mount
+from container.linux import mount, namespaces
 from container.linux._libc import SyscallError
 from container.linux.files import open_in_root
-from container.runtime import paths
+from container.runtime import copyup, paths
 from container.runtime.options import Options
 
 TYPE_CHECKING = False
@@ -165,8 +165,8 @@ class MountFileSystem(Operation):
             self.fallback.execute(context)
             return
         if self.options.copy_up:
-            _copy_up(target, tree)
-        _attach(tree, target, self.options)
+            copyup.copy_up(target, tree)
+        attach_tree(tree, target, self.options)
 
     def _create(self) -> int:
         try:
@@ -209,7 +209,7 @@ class BindMount(Operation):
     def execute(self, context: Context) -> None:
         if self.tree >= 0:
             is_directory = stat.S_ISDIR(os.fstat(self.tree).st_mode)
-            _attach(self.tree, paths.open_like(context.root, self.destination, is_directory), self.options)
+            attach_tree(self.tree, paths.open_like(context.root, self.destination, is_directory), self.options)
             return
         try:
             tree = mount.clone_tree(self.source, self.options.recursive)
@@ -222,122 +222,7 @@ class BindMount(Operation):
                 error.errno or 0,
             ) from error
         is_directory = stat.S_ISDIR(os.fstat(tree).st_mode)
-        _attach(tree, paths.open_like(context.root, self.destination, is_directory), self.options)
-
-
-class MakeDirectory(Operation):
-    """Make a directory with those above it where the image lacks it; a read-only place is left as it is."""
-
-    __slots__ = ("path",)
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-
-    def describe(self) -> str:
-        return f"make directory `{self.path}`"
-
-    def execute(self, context: Context) -> None:
-        try:
-            os.close(paths.open_directory(context.root, self.path))
-        except OSError:
-            return  # going there will say what is wrong, in the user's words and with the user's rights
-
-
-class MakeDevice(Operation):
-    """Make a device node; where mknod(2) is denied, in a user namespace, bind the launcher's or the host's."""
-
-    __slots__ = ("bind", "gid", "kind", "major", "minor", "mode", "node", "path", "uid")
-
-    def __init__(
-        self,
-        path: str,
-        kind: str,
-        major: int,
-        minor: int,
-        mode: int = 0o666,
-        uid: int = 0,
-        gid: int = 0,
-        bind: bool = False,
-        node: int = -1,
-    ) -> None:
-        self.path, self.kind, self.major, self.minor = path, kind, major, minor
-        self.mode, self.uid, self.gid, self.bind, self.node = mode, uid, gid, bind, node
-
-    def describe(self) -> str:
-        verb = "bind" if self.bind else "make"
-        return f"{verb} device `{self.path}` {self.kind} {self.major}:{self.minor}"
-
-    def execute(self, context: Context) -> None:
-        if self.bind:
-            self._bind(context)
-        else:
-            self._make(context)
-
-    def _bind(self, context: Context) -> None:
-        tree = self.node
-        if tree < 0:
-            try:
-                tree = mount.clone_tree(self.path, recursive=False)
-            except SyscallError as error:
-                raise LaunchError(
-                    f"cannot bind device `{self.path}`: {error}",
-                    "in a user namespace only devices of the host can be had, under their names there",
-                    error.errno or 0,
-                ) from error
-        if not self._is_it(os.fstat(tree)):
-            os.close(tree)
-            raise LaunchError(f"`{self.path}` of the host is not device {self.kind} {self.major}:{self.minor}")
-        options = Options()
-        options.bind = True
-        options.attr_set = mount.MOUNT_ATTR_NOSUID | mount.MOUNT_ATTR_NOEXEC
-        _attach(tree, paths.open_file(context.root, self.path), options)
-
-    def _make(self, context: Context) -> None:
-        parent = paths.open_parent(context.root, self.path)
-        name = os.path.basename(self.path)
-        umask = os.umask(0)
-        try:
-            os.mknod(name, self._type() | self.mode, os.makedev(self.major, self.minor), dir_fd=parent)
-            if self.uid or self.gid:
-                os.chown(name, self.uid, self.gid, dir_fd=parent, follow_symlinks=False)
-        except FileExistsError:
-            if not self._is_it(os.stat(name, dir_fd=parent, follow_symlinks=False)):
-                raise LaunchError(
-                    f"`{self.path}` exists in the image and is another device or no device", "remove it from the image"
-                ) from None
-        finally:
-            os.umask(umask)
-            os.close(parent)
-
-    def _type(self) -> int:
-        return {"b": stat.S_IFBLK, "p": stat.S_IFIFO}.get(self.kind, stat.S_IFCHR)
-
-    def _is_it(self, found: os.stat_result) -> bool:
-        kind = self._type()
-        same_device = kind == stat.S_IFIFO or found.st_rdev == os.makedev(self.major, self.minor)
-        return stat.S_IFMT(found.st_mode) == kind and same_device
-
-
-class MakeLink(Operation):
-    """Make a symbolic link, unless something is there."""
-
-    __slots__ = ("path", "target")
-
-    def __init__(self, path: str, target: str) -> None:
-        self.path = path
-        self.target = target
-
-    def describe(self) -> str:
-        return f"link `{self.path}` to `{self.target}`"
-
-    def execute(self, context: Context) -> None:
-        parent = paths.open_parent(context.root, self.path)
-        try:
-            os.symlink(self.target, os.path.basename(self.path), dir_fd=parent)
-        except FileExistsError:
-            return
-        finally:
-            os.close(parent)
+        attach_tree(tree, paths.open_like(context.root, self.destination, is_directory), self.options)
 
 
 class Call(Operation):
@@ -357,7 +242,11 @@ class Call(Operation):
 
 
 class Pivot(Operation):
-    """Make the root mount the root of this mount namespace and drop the host's."""
+    """Make the root mount the root of this mount namespace and drop the host's.
+
+    Who runs in a chroot has another root than the namespace. Pivoting that one alone would leave the host's files
+    at the top, where every setns(2) into this namespace would land; entering our own namespace goes to its top.
+    """
 
     __slots__ = ("propagation",)
 
@@ -368,6 +257,9 @@ class Pivot(Operation):
         return "pivot into the root"
 
     def execute(self, context: Context) -> None:
+        here = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.setns(here, namespaces.CLONE_NEWNS)
+        os.close(here)
         old = os.open("/", O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         os.fchdir(context.root)
         # With both arguments "." the old root lands on top of the new one and is then cut off
@@ -523,7 +415,7 @@ def _split_escaped(value: str) -> "list[str]":
     return parts
 
 
-def _attach(tree: int, target: int, options: Options) -> None:
+def attach_tree(tree: int, target: int, options: Options) -> None:
     """Give the detached `tree` its attributes, then let it be seen at `target`; both are closed."""
     try:
         if options.bind and (options.attr_set or options.attr_clr):
@@ -540,42 +432,3 @@ def _attach(tree: int, target: int, options: Options) -> None:
     finally:
         os.close(tree)
         os.close(target)
-
-
-def _copy_up(source: int, tree: int) -> None:
-    """Copy the content of the directory `source` into the new file system `tree` (tmpcopyup)."""
-    here = os.open(f"/proc/self/fd/{source}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    there = os.open(f"/proc/self/fd/{tree}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        _copy_directory(here, there)
-    finally:
-        os.close(here)
-        os.close(there)
-
-
-def _copy_directory(source: int, target: int) -> None:
-    found = os.fstat(source)
-    os.fchown(target, found.st_uid, found.st_gid)
-    os.fchmod(target, stat.S_IMODE(found.st_mode))
-    for name in os.listdir(source):
-        entry = os.stat(name, dir_fd=source, follow_symlinks=False)
-        if stat.S_ISLNK(entry.st_mode):
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-            os.chown(name, entry.st_uid, entry.st_gid, dir_fd=target, follow_symlinks=False)
-            continue
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-        if stat.S_ISDIR(entry.st_mode):
-            os.mkdir(name, 0o700, dir_fd=target)
-            inner, outer = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
-            _copy_directory(inner, outer)
-        elif stat.S_ISREG(entry.st_mode):
-            inner = os.open(name, flags, dir_fd=source)
-            outer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600, dir_fd=target)
-            while os.sendfile(outer, inner, None, 1 << 20):
-                pass
-            os.fchown(outer, entry.st_uid, entry.st_gid)
-            os.fchmod(outer, stat.S_IMODE(entry.st_mode))
-        else:
-            continue
-        os.close(inner)
-        os.close(outer)

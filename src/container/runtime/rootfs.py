@@ -10,6 +10,7 @@ import os
 
 from container.errors import ConfigError
 from container.linux.mount import MS_PRIVATE, MS_REC, MS_SLAVE
+from container.runtime import devices
 from container.runtime import operations as op
 from container.runtime.options import PROPAGATION, Options, parse
 
@@ -110,7 +111,7 @@ def plan(config: "Config", bundle: str, host: Host) -> "list[op.Operation]":
     steps += [op.Mask(path) for path in linux.get("maskedPaths") or ()]
     process = config.get("process")
     if process is not None and _absolute(process["cwd"]) != "/":
-        steps.append(op.MakeDirectory(_absolute(process["cwd"])))
+        steps.append(devices.MakeDirectory(_absolute(process["cwd"])))
     if root.get("readonly"):
         steps.append(op.ReadOnlyRoot())
     steps.append(op.Pivot(_root_propagation(word)))
@@ -224,20 +225,20 @@ def _is_bind(mount: "Mount") -> bool:
     return mount.get("type") == "bind" or parse(list(mount.get("options") or ())).bind
 
 
-def _plan_devices(devices: "list[Device]", mounts: "list[Mount]", host: Host) -> "list[op.Operation]":
+def _plan_devices(wanted: "list[Device]", mounts: "list[Mount]", host: Host) -> "list[op.Operation]":
     if any(_absolute(mount["destination"]) == "/dev" and _is_bind(mount) for mount in mounts):
         return []  # /dev is the host's own: nothing is missing there, and nothing may be made there
-    named = {_absolute(device["path"]) for device in devices}
+    named = {_absolute(device["path"]) for device in wanted}
     steps: list[op.Operation] = [
-        op.MakeDevice(path, "c", major, minor, bind=host.userns)
+        devices.MakeDevice(path, "c", major, minor, bind=host.userns)
         for path, major, minor in DEFAULT_DEVICES
         if path not in named
     ]
-    for device in devices:
+    for device in wanted:
         if device["type"] not in ("c", "b", "u", "p"):
             raise ConfigError(f"device `{device['path']}` has unknown type `{device['type']}`", "one of c, b, u, p")
         steps.append(
-            op.MakeDevice(
+            devices.MakeDevice(
                 _absolute(device["path"]),
                 device["type"],
                 device.get("major", 0),
@@ -249,4 +250,4 @@ def _plan_devices(devices: "list[Device]", mounts: "list[Mount]", host: Host) ->
                 node=host.nodes.get(device["path"], -1),
             )
         )
-    return steps + [op.MakeLink(path, target) for path, target in DEFAULT_LINKS]
+    return steps + [devices.MakeLink(path, target) for path, target in DEFAULT_LINKS]

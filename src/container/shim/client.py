@@ -197,10 +197,7 @@ class Shim:
 
     async def state(self, container_id: str) -> State:
         """Return one container; NotFoundError if there is none."""
-        for state in await self.states():
-            if state.id == container_id:
-                return state
-        raise errors.NotFoundError(f"container does not exist: `{container_id}`")
+        return parse_state(await self._link.ask_again({"op": "state", "container": container_id}))
 
     async def wait(self, container_id: str) -> Exit:
         """Return how a container ended, waiting until it does; NotFoundError if there is none."""
@@ -209,10 +206,12 @@ class Shim:
         future: asyncio.Future[Exit] = asyncio.get_running_loop().create_future()
         self._waiters.setdefault(container_id, []).append(future)
         try:
-            # Asked after the waiter is in place: an end between the two would be missed otherwise.
-            state = await self.state(container_id)
-            if state.exit is not None:
-                return state.exit
+            # Asked after the waiter is in place: an end between the two would be missed otherwise. Of one
+            # that we hold descriptors of, the end will be told.
+            if container_id not in self._held:
+                state = await self.state(container_id)
+                if state.exit is not None:
+                    return state.exit
             return await future
         finally:
             waiting = self._waiters.get(container_id, [])
@@ -299,6 +298,7 @@ class Shim:
         elif kind == "gone":
             self._release(message["container"])
             self._exits.pop(message["container"], None)
+            self._fail_waiters(message["container"])
 
     def _ended(self, container_id: str, outcome: Exit) -> None:
         self._exits[container_id] = outcome
@@ -306,6 +306,11 @@ class Shim:
         for future in self._waiters.get(container_id, []):
             if not future.done():
                 future.set_result(outcome)
+
+    def _fail_waiters(self, container_id: str) -> None:
+        for future in self._waiters.get(container_id, []):
+            if not future.done():
+                future.set_exception(errors.NotFoundError(f"container `{container_id}` was removed"))
 
     def _process_ended(self, key: str, outcome: Exit) -> None:
         future = self._processes.pop(key, None)

@@ -54,6 +54,7 @@ class Server:
             "resize": self.resize,
             "close_stdin": self.close_stdin,
             "reopen_log": self.reopen_log,
+            "state": self.state,
             "states": self.states,
             "shutdown": self.shutdown,
         }
@@ -161,11 +162,6 @@ class Server:
             if message.get("force"):
                 return {}
             raise NotFoundError(f"container does not exist: `{message['container']}`")
-        if container.launch is not None:
-            self._supervisor.fail(
-                container, StateError(f"container `{container.id}` was deleted while it was being started")
-            )
-            return {}
         if not message.get("force"):
             containers.refuse_alive(container)
         self._supervisor.remove(container)
@@ -203,6 +199,10 @@ class Server:
         if container.pump is not None:
             container.pump.reopen()
         return {}
+
+    def state(self, _client: Client, message: "dict[str, Any]", _fds: "list[int]") -> "dict[str, Any]":
+        """Tell one container."""
+        return self._find(message).document()
 
     def states(self, client: Client, message: "dict[str, Any]", _fds: "list[int]") -> None:
         """Tell all containers, in as many messages as it takes."""

@@ -7,7 +7,7 @@ is written down before the child is reaped or anybody is told.
 import os
 import signal
 
-from container.errors import ContainerError, DeadlineError, LaunchError
+from container.errors import ContainerError, DeadlineError, LaunchError, StateError
 from container.linux._libc import SyscallError
 from container.linux.process import exit_code, zombie_status
 from container.runtime import exec as execs
@@ -269,6 +269,9 @@ class Supervisor:
 
     def remove(self, container: Container) -> None:
         """Kill what is left of a container, see its end, then remove everything."""
+        if container.launch is not None:
+            self.fail(container, StateError(f"container `{container.id}` was deleted while it was being started"))
+            return
         if container.exit is None:
             lifecycle.destroy(container.state)
             self._reap()

@@ -4,7 +4,8 @@ import pytest
 
 from container.errors import ConfigError
 from container.runtime import rootfs
-from container.runtime.operations import BindMount, MakeDevice
+from container.runtime.devices import MakeDevice
+from container.runtime.operations import BindMount
 from container.spec import example
 
 
