@@ -1,6 +1,6 @@
 """The command line of `vapp-oci`, as callers of runc and of crun write it. Pure.
 
-argparse alone would cost a third of a container's start (oci.md, section 0), and it does not know
+argparse alone would cost a third of a container's start, and it does not know
 runc's habits: `--x v` and `--x=v`, one dash as well as two, options before the id.
 """
 

@@ -4,7 +4,7 @@ It runs in the new namespaces with everything planned and opened by the launcher
 shares by fork. From `Pivot` on every file is the image's: nothing is imported, no name is looked up
 through the C library, no codec is loaded. It leaves by exec or os._exit, never by returning.
 
-Order (runc's standard_init is the reference, oci.md 4.4): namespaces, session, mounts, pivot, host name,
+Order (as in runc, whose order each CVE has refined): namespaces, session, mounts, pivot, host name,
 sysctl, terminal, program lookup; then it is "created" and waits; then hooks, scheduling, identity,
 filters, exec.
 """

@@ -1,6 +1,6 @@
 """Turning this process into the user's: ids, capabilities, working directory, exec. Shared by init and exec.
 
-Order as in oci.md 4.4: what needs privileges first; capabilities are gone before no_new_privs and the
+Order matters: what needs privileges first; capabilities are gone before no_new_privs and the
 last filter. After the container's root was entered nothing may be imported, not even the codec of a text
 file; user and group names are never looked up through the C library, which would load the image's NSS modules.
 """

@@ -11,7 +11,7 @@ from container.runtime.paths import O_PATH
 
 
 def private_proc(whole: bool = False) -> int:
-    """Return a detached procfs of our own (oci.md 4.2, CVE-2019-16884).
+    """Return a detached procfs of our own (CVE-2019-16884).
 
     With `whole` it has /proc/sys; otherwise only processes.
     """

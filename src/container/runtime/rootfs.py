@@ -164,7 +164,7 @@ _SOURCELESS = frozenset(("proc", "sysfs", "tmpfs", "mqueue", "devpts", "overlay"
 
 
 def _fallback(kind: str, destination: str) -> "op.Operation | None":
-    """Return what stands in where a user namespace may not make a `kind` of its own (oci.md, section 6)."""
+    """Return what stands in where a user namespace may not make a `kind` of its own."""
     if kind == "sysfs":
         return op.BindMount("/sys", destination, parse(["rbind", "rro", "rnosuid", "rnoexec", "rnodev"]))
     if kind == "mqueue":

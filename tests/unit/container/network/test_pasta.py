@@ -17,9 +17,9 @@ def test_no_port_is_taken_from_the_host_or_shown_to_it():
     assert arguments[-1] == "12"
 
 
-def test_host_loopback_can_be_shut_off():
-    assert "--no-map-gw" not in pasta_arguments(12, "/run/p")
-    assert "--no-map-gw" in pasta_arguments(12, "/run/p", host_loopback=False)
+def test_host_loopback_is_reached_only_if_asked_for():
+    assert "--no-map-gw" in pasta_arguments(12, "/run/p")
+    assert "--no-map-gw" not in pasta_arguments(12, "/run/p", host_loopback=True)
 
 
 def test_words_about_syslog_are_not_the_reason():
