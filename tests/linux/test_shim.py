@@ -285,3 +285,12 @@ async def test_terminal_outlives_the_shim(shim: Shim, rootfs: Path, tmp_path: Pa
     os.close(terminal)
     assert (await shim.wait("one")).code == 3
     assert "got hello" in log.read_text()
+
+
+async def test_what_a_start_left_out_is_told(
+    shim: Shim, rootfs: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    too_many = [{"type": "RLIMIT_NOFILE", "soft": 1 << 40, "hard": 1 << 40}]
+    bundle = make_bundle(tmp_path / "one", ["true"], rootfs, rlimits=too_many)
+    await shim.run("one", bundle, Stdio(bundle / "log"))
+    assert "container=one `RLIMIT_NOFILE` is clamped" in caplog.text

@@ -93,6 +93,8 @@ class Cgroup1(Cgroup):
             v2.kill(root, self._relative)
             return
         try:
+            if not self.pids():
+                return  # nobody is left to fork: three writes to the freezer would be for nothing
             _freeze_v1(root, self._relative, 2.0)
             v2.kill_each(self.pids())
             _set_freezer(root, self._relative, "THAWED")

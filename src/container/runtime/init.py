@@ -10,12 +10,14 @@ filters, exec.
 """
 
 import _socket
+import errno
 import fcntl
 import os
 import struct
 
 from container.errors import LaunchError
 from container.linux import keyring, namespaces, prctl
+from container.linux._libc import SyscallError
 from container.linux.files import close_all_but, read_file, write_file
 from container.runtime import channel as wire
 from container.runtime import console, hooks, limits, operations, process, procfs
@@ -141,7 +143,7 @@ class Init:
         os.umask(0o022)
         os.setsid()
         if self.keyring:
-            keyring.join_session_keyring(self.keyring)
+            self._join_keyring()
         if self.new & namespaces.CLONE_NEWNET:
             raise_loopback()
         for operation in self.operations:
@@ -154,6 +156,16 @@ class Init:
             process.find_program(spec)
         self._join_late()
         self.channel.send(wire.READY, "\n".join(self.context.warnings).encode())
+
+    def _join_keyring(self) -> None:
+        # A user has 200 keys (kernel.keys.maxkeys), and those of ended processes are counted until the kernel
+        # has swept them up: a crash loop must not end with containers that do not start.
+        try:
+            keyring.join_session_keyring(self.keyring)
+        except SyscallError as error:
+            if error.errno not in (errno.EDQUOT, errno.ENOSYS, errno.EPERM):
+                raise
+            self.context.warnings.append(f"the container shares our session keyring: {error}")
 
     def _enter_namespaces(self) -> None:
         for fd, flag in self.joins:

@@ -8,6 +8,7 @@ Requests that were under way are repeated where that is safe, and failed as retr
 
 import asyncio
 import itertools
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ from container.shim.link import START_TIMEOUT_S, Link, ShimLostError
 
 __all__ = ["ExecHandle", "Exit", "Helper", "NodeInfo", "Shim", "ShimLostError", "State", "Stdio"]
 
+
+log = logging.getLogger(__name__)
 
 #: How often a start is tried again when the shim dies over it: once may be chance, ten times is a fault.
 _TRIES = 10
@@ -97,12 +100,16 @@ class Shim:
         self._exits.pop(container_id, None)
         for _ in range(_TRIES):
             try:
-                return parse_state(await self._link.ask(message))
+                answer = await self._link.ask(message)
             except ShimLostError:
                 # The successor has either adopted it, started or ended, or undone it; then we begin again.
                 found = {state.id: state for state in await self.states()}
                 if container_id in found:
                     return found[container_id]
+            else:
+                for warning in answer["warnings"]:
+                    log.warning("container=%s %s", container_id, warning)
+                return parse_state(answer)
         raise errors.LaunchError(
             f"the shim died {_TRIES} times while it started `{container_id}`", "the daemon's log tells what it said"
         )

@@ -76,6 +76,7 @@ class Container:
         stdin: our writing end of its standard input, -1 without.
         exit: how it ended, as a document, or None.
         deadline: number of the timer that ends a start which takes too long.
+        warnings: what the start had to leave out.
         waiting: called with None or an error when the start has succeeded or failed.
     """
 
@@ -92,6 +93,7 @@ class Container:
         "stdin",
         "stdio",
         "waiting",
+        "warnings",
     )
 
     def __init__(self, state: State, stdio: "dict[str, object]") -> None:
@@ -103,6 +105,7 @@ class Container:
         self.pidfd = self.master = self.stdin = -1
         self.exit: dict[str, object] | None = None
         self.runs = False
+        self.warnings: list[str] = []
         self.deadline = 0
         self.waiting: Callable[[ContainerError | None], None] | None = None
 

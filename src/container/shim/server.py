@@ -235,7 +235,7 @@ class Server:
         if error is not None:
             self._connections.refuse(client, request, error)
         else:
-            self._connections.answer(client, request, container.document())
+            self._connections.answer(client, request, {**container.document(), "warnings": container.warnings})
 
     def _find(self, message: "dict[str, Any]") -> Container:
         container = self._supervisor.containers.get(str(message["container"]))

@@ -122,6 +122,7 @@ class Supervisor:
         assert started is not None
         self._loop.cancel(container.deadline)
         self._loop.remove(started.channel.fileno())
+        container.warnings = started.warnings
         started.close()
         container.launch = None
         self._report(container, None)
