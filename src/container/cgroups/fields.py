@@ -9,6 +9,9 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    #: One planned value: (controller, file, value).
+    Write = tuple[str, str, str]
+
 #: config-linux.md: limits are int64, sizes uint64; what is outside of both is a slip of the pen.
 _LARGEST = (1 << 64) - 1
 _SMALLEST = -(1 << 63)

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from container.cgroups.resources import Write
+    from container.cgroups.fields import Write
 
 _DEFAULT_DEADLINE_S = 5.0
 

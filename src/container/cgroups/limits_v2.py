@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from container.cgroups.resources import Write
+    from container.cgroups.fields import Write
 
 _MEMORY = "linux.resources.memory"
 _CPU = "linux.resources.cpu"

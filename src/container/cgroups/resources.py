@@ -12,8 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    #: (controller, file, value)
-    Write = tuple[str, str, str]
+    from container.cgroups.fields import Write
 
 #: Sections of linux.resources (config-linux.md); `devices` is known but not a limit.
 _SECTIONS = ("memory", "cpu", "pids", "blockIO", "hugepageLimits", "network", "rdma", "unified")

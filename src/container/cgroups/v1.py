@@ -18,7 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from container.cgroups.resources import Write
+    from container.cgroups.fields import Write
     from container.cgroups.tree import Root
 
 _LIMIT = "memory.limit_in_bytes"

@@ -198,7 +198,7 @@ def update(arguments: Arguments) -> int:
 def _resources(arguments: Arguments) -> "dict[str, object]":
     found: dict[str, object] = {}
     if arguments.has("--resources"):
-        decoded = specs.decode(read_input(arguments.get("--resources")), "resources")
+        decoded = specs.decode(specs.read_input(arguments.get("--resources")), "resources")
         if not isinstance(decoded, dict):
             raise ConfigError("resources must be an object", "such as `linux.resources` of config.json")
         found = decoded
@@ -275,17 +275,6 @@ VERBS: "dict[str, Callable[[Arguments], int]]" = {
 }
 
 
-def read_input(path: str) -> bytes:
-    """Return the content of `path`, of standard input for `-`, and a byte more than may be of a larger one."""
-    if path == "-":
-        return sys.stdin.buffer.read(specs.MAX_BYTES + 1)
-    try:
-        with open(path, "rb") as file:
-            return file.read(specs.MAX_BYTES + 1)
-    except OSError as error:
-        raise ConfigError(f"cannot read `{path}`: {(error.strerror or '').lower()}", "name a file of JSON") from error
-
-
 def _create(arguments: Arguments, gate: bool) -> launch.Launch:
     bundle, root = arguments.get("--bundle", "."), _root(arguments)
     config = _load_config(arguments, bundle)
@@ -310,7 +299,7 @@ def _create(arguments: Arguments, gate: bool) -> launch.Launch:
 
 def _load_config(arguments: Arguments, bundle: str) -> "Config":
     if arguments.get("--config"):
-        return specs.parse(read_input(arguments.get("--config")))
+        return specs.parse(specs.read_input(arguments.get("--config")))
     return specs.load(bundle)
 
 

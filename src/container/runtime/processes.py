@@ -4,7 +4,6 @@ from container.errors import ConfigError
 from container.linux.capabilities import NUMBERS
 from container.runtime import lifecycle
 from container.runtime.arguments import Arguments, is_number
-from container.runtime.commands import read_input
 from container.runtime.state import State
 from container.spec import config as specs
 
@@ -20,7 +19,7 @@ def build(arguments: Arguments, state: State, command: "list[str]") -> "Process"
         ConfigError: there is no command, or an option is wrong.
     """
     if arguments.get("--process"):
-        process = specs.parse_process(read_input(arguments.get("--process")))
+        process = specs.parse_process(specs.read_input(arguments.get("--process")))
         if arguments.has("--tty"):
             process["terminal"] = True
         return process

@@ -4,6 +4,7 @@ Out of scope: whether this host can do what the document asks (container.runtime
 """
 
 import os
+import sys
 
 from container.errors import ConfigError
 from container.linux.namespaces import FLAGS
@@ -63,6 +64,17 @@ def parse_process(raw: bytes) -> "Process":
     process: Process = document  # type: ignore[assignment] # checked on the line above
     check_process(process)
     return process
+
+
+def read_input(path: str) -> bytes:
+    """Return the content of `path`, of standard input for `-`, and a byte more than may be of a larger one."""
+    if path == "-":
+        return sys.stdin.buffer.read(MAX_BYTES + 1)
+    try:
+        with open(path, "rb") as file:
+            return file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(f"cannot read `{path}`: {(error.strerror or '').lower()}", "name a file of JSON") from error
 
 
 def decode(raw: bytes, what: str) -> object:
