@@ -209,7 +209,7 @@ class Fills:
     def __init__(self, blobs: BlobStore) -> None:
         self._blobs = blobs
         self._fills: dict[Digest, Fill] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: dict[asyncio.Task[None], Fill] = {}
 
     def __len__(self) -> int:
         return len(self._fills)
@@ -234,19 +234,20 @@ class Fills:
         return self._fills.get(digest)
 
     async def close(self) -> None:
-        """Cancel everything; what is half there is removed."""
-        for task in list(self._tasks):
-            task.cancel()
+        """Cancel what is half there, and remove it; what is verified is still put into the store."""
+        for task, fill in list(self._tasks.items()):
+            if not fill.is_verified:
+                task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def _start(self, digest: Digest, origin: Origin) -> Fill:
         fill = self._fills[digest] = Fill(digest, origin, self._blobs.stage(), self._blobs.free_bytes)
         task = asyncio.create_task(fill.run())
-        self._tasks.add(task)
+        self._tasks[task] = fill
         task.add_done_callback(lambda done: self._forget(fill, done))
         return fill
 
     def _forget(self, fill: Fill, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+        self._tasks.pop(task, None)
         if self._fills.get(fill.digest) is fill:
             del self._fills[fill.digest]
