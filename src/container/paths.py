@@ -93,14 +93,15 @@ def open_paths(app_dir: Path) -> Paths:
     run = run_root() / hashlib.sha256(os.fsencode(app)).hexdigest()[:12]
     if len(os.fsencode(run)) + _LONGEST_SOCKET > _SUN_PATH:
         raise HostError(f"run directory `{run}` is too long for a socket in it", "set a shorter XDG_RUNTIME_DIR")
-    for directory in (run.parent, run):
-        _make_private(directory)
+    # The service's API socket lies in the same directory, and its group must get there.
+    _make_private(run.parent, 0o711)
+    _make_private(run, 0o700)
     return Paths(app, run)
 
 
-def _make_private(directory: Path) -> None:
+def _make_private(directory: Path, mode: int) -> None:
     try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
         found = directory.lstat()
     except OSError as error:
         raise HostError(

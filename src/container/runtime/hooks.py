@@ -67,6 +67,10 @@ def _run_one(hook: "Hook", state: bytes, phase: str, cwd: "str | None") -> None:
 
 def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, str]":
     """Return (wait status or None at the timeout, tail of stderr)."""
+    try:
+        os.setpgid(pid, pid)  # the hook does so too; whoever comes first, it has a group before it can be killed
+    except OSError:
+        pass  # it has called exec already
     pidfd = pidfd_open(pid)
     poll = select.poll()
     poll.register(pidfd, select.POLLIN)
@@ -78,7 +82,7 @@ def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, st
             left = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
             ready = dict(poll.poll(left))
             if not ready:
-                os.kill(pid, signals.SIGKILL)
+                os.killpg(pid, signals.SIGKILL)  # with what it started: a shell's children are not the shell
                 os.waitpid(pid, 0)
                 return None, ""
             if ready.get(stderr, 0) & select.POLLIN:
@@ -93,6 +97,7 @@ def _wait(pid: int, stderr: int, timeout: "int | None") -> "tuple[int | None, st
 
 def _become(hook: "Hook", stdin: int, stderr: int, cwd: "str | None", variables: "dict[str, str]") -> None:
     try:
+        os.setpgid(0, 0)
         os.dup2(stdin, 0)
         null = os.open("/dev/null", os.O_WRONLY)
         os.dup2(null, 1)

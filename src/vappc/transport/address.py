@@ -91,7 +91,7 @@ def find(text: str | None = None, environ: Mapping[str, str] = os.environ) -> Ad
     """Return the address to talk to: `text`, VAPPC_SOCKET, the service's socket, or the default one."""
     if chosen := text or environ.get("VAPPC_SOCKET"):
         return parse_address(chosen)
-    return UnixAddress(_SERVICE_SOCKET if Path(_SERVICE_SOCKET).exists() else DEFAULT_SOCKET)
+    return UnixAddress(_SERVICE_SOCKET if _is_there(_SERVICE_SOCKET) else DEFAULT_SOCKET)
 
 
 def _unix(path: str) -> UnixAddress:
@@ -106,3 +106,10 @@ def _number(digits: str, text: str, most: int) -> int:
     if not (digits.isascii() and digits.isdigit()) or int(digits) > most:
         raise AddressError(f"`{digits}` in `{text}` is no number up to {most}", _FORMS)
     return int(digits)
+
+
+def _is_there(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except PermissionError:
+        return False  # somebody else's service, which does not talk to us

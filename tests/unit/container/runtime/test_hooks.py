@@ -5,6 +5,7 @@ import time
 import pytest
 
 from container.errors import LaunchError
+from container.linux.process import process_state
 from container.runtime import hooks
 
 
@@ -27,11 +28,12 @@ def test_a_failing_hook_stops_the_rest_and_tells_its_last_words(tmp_path):
     assert not (tmp_path / "late").exists()
 
 
-def test_a_hook_is_killed_at_its_timeout(tmp_path):
+def test_a_hook_is_killed_at_its_timeout_with_what_it_started(tmp_path):
     began = time.monotonic()
     with pytest.raises(LaunchError, match="timeout of 1 s"):
-        hooks.run([sh("sleep 50", timeout=1)], b"", "poststop", str(tmp_path))
+        hooks.run([sh(f"sleep 50 & echo $! > {tmp_path}/pid; wait", timeout=1)], b"", "poststop", str(tmp_path))
     assert time.monotonic() - began < 10
+    assert process_state(int((tmp_path / "pid").read_text())) in ("", "Z")
 
 
 def test_a_missing_program_says_so(tmp_path):
