@@ -1,8 +1,9 @@
 """A container's cgroup where controllers are mounted one by one (version 1), with or without a unified tree.
 
 A hierarchy costs a directory, a migration and a removal for each container, so only those are joined
-that the resources need, plus one to find, freeze and kill the processes by: the unified one of a hybrid
-host, which clone places the child in for nothing, else the freezer.
+that the resources need. To find the processes any of those will do; a hybrid host's unified one is best,
+clone places the child there for nothing. The freezer gets its directory, but the processes are moved into
+it only when they are to be frozen or killed: each move waits for an RCU grace period, milliseconds of a start.
 """
 
 import errno
@@ -37,7 +38,7 @@ class Cgroup1(Cgroup):
         super().__init__({name: roots[name].path(relative) for name in controllers})
         self._roots = roots
         self._relative = relative
-        self._tracker = "unified" if "unified" in self.paths else controllers[0]
+        self._tracker = _choose_tracker(roots, controllers)
         self._directory: tree.Directory | None = None
 
     def fd(self) -> "int | None":
@@ -49,9 +50,9 @@ class Cgroup1(Cgroup):
         return self._directory.fd
 
     def add(self, pid: int, cloned: bool = True) -> None:
-        """Move `pid` into every hierarchy in use; into the unified one only if clone did not."""
+        """Move `pid` into every hierarchy in use but a late freezer; into the unified one only if clone did not."""
         for root in self._used():
-            if not (cloned and root.is_v2):
+            if not (cloned and root.is_v2) and root is not self._late_freezer():
                 v2.move(root, self._relative, pid)
 
     def joins_late(self) -> bool:
@@ -72,7 +73,8 @@ class Cgroup1(Cgroup):
         if root.is_v2:
             v2.freeze(root, self._relative, timeout_s)
         else:
-            _freeze_v1(root, self._relative, timeout_s)
+            self._gather()
+            _freeze_v1(self._roots["freezer"], self._relative, timeout_s)
 
     def thaw(self) -> None:
         """Let them run."""
@@ -80,7 +82,7 @@ class Cgroup1(Cgroup):
         if root.is_v2:
             v2.thaw(root, self._relative)
         else:
-            _set_freezer(root, self._relative, "THAWED")
+            _set_freezer(self._roots["freezer"], self._relative, "THAWED")
 
     def pids(self) -> "list[int]":
         """Return all processes here and below, as the tracking hierarchy has them."""
@@ -95,9 +97,11 @@ class Cgroup1(Cgroup):
         try:
             if not self.pids():
                 return  # nobody is left to fork: three writes to the freezer would be for nothing
-            _freeze_v1(root, self._relative, 2.0)
+            self._gather()
+            freezer = self._roots["freezer"]
+            _freeze_v1(freezer, self._relative, 2.0)
             v2.kill_each(self.pids())
-            _set_freezer(root, self._relative, "THAWED")
+            _set_freezer(freezer, self._relative, "THAWED")
         except FileNotFoundError:
             return
 
@@ -129,6 +133,24 @@ class Cgroup1(Cgroup):
             self._directory.close()
             self._directory = None
 
+    def _late_freezer(self) -> "Root | None":
+        """Return the freezer if processes are not in it from their start."""
+        root = self._roots.get("freezer")
+        return root if "freezer" in self.paths and root is not self._roots[self._tracker] else None
+
+    def _gather(self) -> None:
+        """Move every process into a freezer that was left for later; who is forked meanwhile comes next round."""
+        root = self._late_freezer()
+        while root is not None:
+            missing = set(self.pids()) - set(tree.read_pids(root, self._relative))
+            if not missing:
+                return
+            for pid in missing:
+                try:
+                    v2.move(root, self._relative, pid)
+                except ProcessLookupError:
+                    continue  # it has ended
+
     def _used(self) -> "list[Root]":
         """Return the hierarchies in use, each once: `cpu,cpuacct` is one with two names."""
         return list(dict.fromkeys(self._roots[name] for name in self.paths))
@@ -144,6 +166,14 @@ class Cgroup1(Cgroup):
             self.paths[name] = root.path(self._relative)
             for pid in pids:
                 v2.move(root, self._relative, pid)
+
+
+def _choose_tracker(roots: "dict[str, Root]", controllers: "list[str]") -> str:
+    """Return the hierarchy to find processes by: the unified one, one that limits need, else the freezer."""
+    if "unified" in controllers:
+        return "unified"
+    freezer = roots.get("freezer")
+    return next((name for name in controllers if roots[name] is not freezer), controllers[0])
 
 
 def find_root(roots: "dict[str, Root]", controller: str) -> "Root":
