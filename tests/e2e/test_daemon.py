@@ -180,7 +180,10 @@ def test_a_killed_daemon_loses_no_container_and_no_exit_code(daemon):
         client.run_container(spec("sh", "-c", "exit 6", instance_id="ended"))
         client.wait("ended")
     daemon.stop(signal.SIGKILL)
-    time.sleep(1.2)
+    ended = daemon.paths.states / "ends" / "exit.json"
+    deadline = time.monotonic() + 10
+    while not ended.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
     daemon.start()
     with Client(daemon.address) as client:
         assert client.state("runs") == "Running"
