@@ -5,6 +5,7 @@ import contextlib
 import os
 import random
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -294,3 +295,14 @@ async def test_what_a_start_left_out_is_told(
     bundle = make_bundle(tmp_path / "one", ["true"], rootfs, rlimits=too_many)
     await shim.run("one", bundle, Stdio(bundle / "log"))
     assert "container=one `RLIMIT_NOFILE` is clamped" in caplog.text
+
+
+async def test_client_that_never_reads_holds_up_nobody(shim: Shim, rootfs: Path, tmp_path: Path) -> None:
+    socket_path = paths.open_paths(tmp_path / "app").shim_socket
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as deaf:
+        deaf.connect(str(socket_path))
+        deaf.send(b'{"id": 1, "op": "hello", "follow": true}')
+        bundle = make_bundle(tmp_path / "one", ["true"], rootfs)
+        async with asyncio.timeout(50):
+            for _ in range(120):
+                await run_and_delete(shim, bundle)

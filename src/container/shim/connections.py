@@ -46,6 +46,7 @@ class Connections:
     def _accept(self, listener: "_socket.socket") -> None:
         fd, _address = listener._accept()  # type: ignore[attr-defined] # accept4(2); typeshed lacks it
         sock = _socket.socket(fileno=fd)
+        sock.setblocking(False)  # who does not read must not hold up everybody's containers
         _pid, uid, _gid = struct.unpack("3i", sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12))
         if uid != os.getuid():
             sock.close()
