@@ -342,9 +342,9 @@ class Shim:
         """Learn the end of an exec or helper from its pidfd: its parent, the shim, is no more."""
 
         def look() -> None:
-            status = pidfd_exit_status(pidfd)
+            status = zombie_status(pid, None)
             if status is None:
-                status = zombie_status(pid, None)
+                status = pidfd_exit_status(pidfd)
             code = 255 if status is None else exit_code(status)
             self._process_ended(key, Exit(code, known=status is not None))
 

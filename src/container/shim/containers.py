@@ -282,9 +282,10 @@ def learn_exit(container: Container) -> "Exit | None":
     """Return how a container ended that is not our child; None if it is not known yet."""
     if container.pidfd < 0:
         return Exit(None, now())
-    status = pidfd_exit_status(container.pidfd)
+    # In this order: who is no zombie any more has been reaped by now, and then the pidfd knows.
+    status = zombie_status(container.state.pid, container.state.started_ticks)
     if status is None:
-        status = zombie_status(container.state.pid, container.state.started_ticks)
+        status = pidfd_exit_status(container.pidfd)
     if status is None and is_alive(container.state.pid, container.state.started_ticks):
         return None
     return Exit(status, now())

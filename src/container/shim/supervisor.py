@@ -9,14 +9,14 @@ import signal
 
 from container.errors import ContainerError, DeadlineError, LaunchError, StateError
 from container.linux._libc import SyscallError
-from container.linux.process import exit_code, zombie_status
+from container.linux.process import exit_code
 from container.runtime import exec as execs
 from container.runtime import lifecycle
 from container.runtime.state import ids
 from container.shim import containers, logs
 from container.shim.connections import Client, Connections
 from container.shim.containers import Container, Exit
-from container.shim.loop import HANGUP, READ, Loop
+from container.shim.loop import READ, Loop
 
 TYPE_CHECKING = False
 
@@ -262,11 +262,8 @@ class Supervisor:
             self.finish(container, outcome)
             return
         self._loop.remove(container.pidfd)
-        self._loop.add(container.pidfd, lambda events: self._on_pidfd(container, events), READ | HANGUP)
-
-    def _on_pidfd(self, container: Container, events: int) -> None:
-        if events & HANGUP or zombie_status(container.state.pid, container.state.started_ticks) is not None:
-            self.check_ended(container)
+        # Readable when the process has ended. That it was reaped is told by a hangup, since Linux 6.9 only.
+        self._loop.add(container.pidfd, lambda _events: self.check_ended(container), READ)
 
     def remove(self, container: Container) -> None:
         """Kill what is left of a container, see its end, then remove everything."""
