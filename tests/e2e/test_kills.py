@@ -14,6 +14,7 @@ import pytest
 
 from container.intent import ContainerRunSpec
 from e2e.daemons import IMAGE, Running, free_port, make_archive
+from kernels import needs_exit_info
 from vappc.client import AsyncClient, Client, ConnectError, ProtocolError, ServerError
 from vappc.protocol import output_bytes
 
@@ -108,6 +109,7 @@ def shim_pid(daemon: Running) -> int:
     return int((daemon.paths.run / "shim.pid").read_text())
 
 
+@needs_exit_info
 @pytest.mark.parametrize("seed", [7])
 async def test_no_container_line_or_exit_code_is_lost(daemon: Running, seed: int) -> None:
     load = Load(daemon, random.Random(seed))

@@ -14,6 +14,7 @@ import pytest
 
 from container import errors, paths
 from container.shim.client import Exit, Shim, Stdio
+from kernels import needs_exit_info
 from linux.rootfs import make_bundle, make_rootfs
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_only")]
@@ -127,6 +128,7 @@ async def test_created_container_starts_when_told(shim: Shim, rootfs: Path, tmp_
     assert (await shim.wait("one")).code == 4
 
 
+@needs_exit_info
 async def test_created_container_survives_the_shim(shim: Shim, rootfs: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "one", ["sh", "-c", "exit 4"], rootfs)
     await shim.create("one", bundle, Stdio(bundle / "log"))
@@ -155,6 +157,7 @@ async def test_exec_on_a_terminal(shim: Shim, start: Start) -> None:
     assert said.startswith(b"33 99\r\n/dev/pts/")
 
 
+@needs_exit_info
 async def test_exec_outlives_the_shim(shim: Shim, start: Start) -> None:
     await start("one", ["sleep", "60"])
     handle = await shim.exec("one", "e1", {"args": ["sh", "-c", "cat; exit 6"], "cwd": "/", "env": ["PATH=/bin"]})
@@ -180,6 +183,7 @@ async def test_helper_runs_with_pipes(shim: Shim) -> None:
     assert await helper.wait() == 7
 
 
+@needs_exit_info
 async def test_end_while_no_shim_lives_is_known(shim: Shim, start: Start) -> None:
     log = await start("one", ["sh", "-c", "sleep 0.2; echo last words; exit 9"])
     await kill_shim(shim)
@@ -215,6 +219,7 @@ async def test_reopened_log_gets_what_comes_later(shim: Shim, rootfs: Path, tmp_
     assert (lines(bundle / "log.1"), lines(log)) == ([("stdout", "F", "a")], [("stdout", "F", "b")])
 
 
+@needs_exit_info
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1, 2])
@@ -283,6 +288,7 @@ def resident(pid: int) -> int:
     raise AssertionError("no RssAnon")
 
 
+@needs_exit_info
 async def test_terminal_outlives_the_shim(shim: Shim, rootfs: Path, tmp_path: Path) -> None:
     script = "echo before; read word; echo got $word; exit 3"
     bundle = make_bundle(tmp_path / "one", ["sh", "-c", script], rootfs, terminal=True)
