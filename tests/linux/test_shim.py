@@ -13,8 +13,8 @@ import asyncinotify
 import pytest
 
 from container import errors, paths
+from container.linux import prctl
 from container.shim.client import Exit, Shim, Stdio
-from kernels import needs_exit_info
 from linux.rootfs import make_bundle, make_rootfs
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("root_only")]
@@ -24,6 +24,7 @@ Start = Callable[[str, list[str]], Awaitable[Path]]
 
 @pytest.fixture
 async def shim(tmp_path: Path) -> AsyncIterator[Shim]:
+    prctl.set_subreaper()  # as the daemon is
     one = await Shim.start(paths.open_paths(tmp_path / "app"), uplink=False)
     try:
         yield one
@@ -128,7 +129,6 @@ async def test_created_container_starts_when_told(shim: Shim, rootfs: Path, tmp_
     assert (await shim.wait("one")).code == 4
 
 
-@needs_exit_info
 async def test_created_container_survives_the_shim(shim: Shim, rootfs: Path, tmp_path: Path) -> None:
     bundle = make_bundle(tmp_path / "one", ["sh", "-c", "exit 4"], rootfs)
     await shim.create("one", bundle, Stdio(bundle / "log"))
@@ -157,7 +157,6 @@ async def test_exec_on_a_terminal(shim: Shim, start: Start) -> None:
     assert said.startswith(b"33 99\r\n/dev/pts/")
 
 
-@needs_exit_info
 async def test_exec_outlives_the_shim(shim: Shim, start: Start) -> None:
     await start("one", ["sleep", "60"])
     handle = await shim.exec("one", "e1", {"args": ["sh", "-c", "cat; exit 6"], "cwd": "/", "env": ["PATH=/bin"]})
@@ -183,7 +182,6 @@ async def test_helper_runs_with_pipes(shim: Shim) -> None:
     assert await helper.wait() == 7
 
 
-@needs_exit_info
 async def test_end_while_no_shim_lives_is_known(shim: Shim, start: Start) -> None:
     log = await start("one", ["sh", "-c", "sleep 0.2; echo last words; exit 9"])
     await kill_shim(shim)
@@ -219,7 +217,6 @@ async def test_reopened_log_gets_what_comes_later(shim: Shim, rootfs: Path, tmp_
     assert (lines(bundle / "log.1"), lines(log)) == ([("stdout", "F", "a")], [("stdout", "F", "b")])
 
 
-@needs_exit_info
 @pytest.mark.slow
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("seed", [1, 2])
@@ -288,7 +285,6 @@ def resident(pid: int) -> int:
     raise AssertionError("no RssAnon")
 
 
-@needs_exit_info
 async def test_terminal_outlives_the_shim(shim: Shim, rootfs: Path, tmp_path: Path) -> None:
     script = "echo before; read word; echo got $word; exit 3"
     bundle = make_bundle(tmp_path / "one", ["sh", "-c", script], rootfs, terminal=True)

@@ -4,9 +4,14 @@ For every living container it keeps copies of the pidfd, the reading ends of the
 the shim dies it starts another, which adopts the containers from disk, and offers it those copies: the exit
 status of a program that ended meanwhile is still in its pidfd (Linux 6.15), its last words in the FIFOs.
 Requests that were under way are repeated where that is safe, and failed as retryable where it is not.
+
+Before Linux 6.15 a pidfd does not tell. There it takes a process that is a subreaper (prctl(2)) and started the
+shim, as the daemon is: what the dead shim leaves become its children, and stay zombies, whose exit code anybody
+may read, until it reaps them here.
 """
 
 import asyncio
+import contextlib
 import itertools
 import logging
 import os
@@ -16,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from container import errors
-from container.linux.process import exit_code, pidfd_exit_status, zombie_status
+from container.linux.process import children, exit_code, pidfd_exit_status, process_state, zombie_status
 from container.paths import Paths
 from container.shim.handles import (
     ExecHandle,
@@ -46,6 +51,7 @@ class _Held:
     """What is kept of one container."""
 
     fds: dict[str, int] = field(default_factory=dict)
+    pid: int = 0
 
     def take(self, fds: Mapping[str, int]) -> None:
         """Keep `fds`; what an adopting shim does not have yet, such as a terminal, is kept as it was."""
@@ -272,6 +278,7 @@ class Shim:
         await self._link.ask({"op": "shutdown", "force": force})
         await self.close()
         await _wait_gone(pid)
+        self._reap_orphans()
 
     # The connection
 
@@ -287,6 +294,14 @@ class Shim:
         for state in map(parse_state, ok["states"]):
             if state.exit is not None:
                 self._ended(state.id, state.exit)
+        self._reap_orphans()
+
+    def _reap_orphans(self) -> None:
+        """Reap what a dead shim left, itself and half-started containers, but for those whose end will be told."""
+        kept = {held.pid for held in self._held.values()} | {pid for pid, _ in self._watched.values()}
+        for pid in children() - kept:
+            if process_state(pid) == "Z":
+                _reap(pid)
 
     def _on_loss(self) -> None:
         for key, process in list(self._watched.items()):
@@ -296,6 +311,7 @@ class Shim:
         kind = message["event"]
         if kind == "born":
             held = self._held.setdefault(message["container"], _Held())
+            held.pid = message["pid"]
             held.take(dict(zip(message["names"], fds, strict=True)))
             self._exits.pop(message["container"], None)
         elif kind == "exit" and "key" in message:
@@ -323,8 +339,9 @@ class Shim:
         future = self._processes.pop(key, None)
         if future is not None and not future.done():
             future.set_result(outcome)
-        _, fd = self._watched.pop(key, (0, -1))
+        pid, fd = self._watched.pop(key, (0, -1))
         if fd >= 0:
+            _reap(pid)
             asyncio.get_running_loop().remove_reader(fd)
             os.close(fd)
 
@@ -336,6 +353,7 @@ class Shim:
     def _release(self, container_id: str) -> None:
         held = self._held.pop(container_id, None)
         if held is not None:
+            _reap(held.pid)
             held.close()
 
     def _watch_process(self, key: str, pid: int, pidfd: int) -> None:
@@ -349,6 +367,13 @@ class Shim:
             self._process_ended(key, Exit(code, known=status is not None))
 
         asyncio.get_running_loop().add_reader(pidfd, look)
+
+
+def _reap(pid: int) -> None:
+    """Reap `pid` if the death of its shim has made it our child; only now, when its exit code has been read."""
+    if pid:
+        with contextlib.suppress(ChildProcessError):
+            os.waitpid(pid, os.WNOHANG)
 
 
 def _resolve(future: "asyncio.Future[None]") -> None:

@@ -156,7 +156,7 @@ class Supervisor:
     def tell_born(self, container: Container, only: "Client | None" = None) -> None:
         """Hand out what must outlive us, to everybody who follows or to one."""
         held = container.descriptors()
-        event = {"event": "born", "container": container.id, "names": list(held)}
+        event = {"event": "born", "container": container.id, "pid": container.state.pid, "names": list(held)}
         if only is not None:
             self._connections.send(only, event, tuple(held.values()))
         else:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from container.errors import ContainerError
 from container.images.registries import DEFAULT_UPSTREAMS
+from container.linux import prctl
 from container.paths import Paths, open_paths
 from container.pods.engine import Engine
 from container.shim.client import Shim
@@ -64,6 +65,8 @@ class Daemon:
         paths = open_paths(self._options.app_dir)
         async with AsyncExitStack() as stack:
             stack.callback(os.close, _lock(paths))
+            # So that what a dead shim leaves becomes ours to reap, after its successor has read the exit codes.
+            prctl.set_subreaper()
             self._catch_signals()
             # The addresses come first: whoever cannot have them must not leave a shim behind.
             token = _token(paths) if any(isinstance(found, TcpAddress) for found in addresses) else None
