@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -226,12 +227,16 @@ async def test_random_kills_lose_no_container_line_or_exit_code(
     """SIGKILL the shim at random moments while containers start, talk and end."""
     chance = random.Random(seed)
     kills = 0
+    began = time.monotonic()
+    await run_and_delete(shim, make_bundle(tmp_path / "first", ["true"], rootfs))
+    # On a slow machine slower, too: a shim that dies ten times over one start is taken for broken.
+    longest = max(0.08, 4 * (time.monotonic() - began))
 
     async def keep_killing() -> None:
         nonlocal kills
         while kills < 30:
             pid = await shim_pid(shim)
-            await asyncio.sleep(chance.uniform(0, 0.08))
+            await asyncio.sleep(chance.uniform(0, longest))
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
                 kills += 1
