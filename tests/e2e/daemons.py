@@ -8,11 +8,15 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from container.paths import Paths
 from container.shim.client import Shim
+from vappc.client import Client
 
 IMAGE = "localhost/e2e"
 NOBODY = 65534
@@ -107,3 +111,19 @@ def make_archive(directory: Path) -> Path:
     (root / "etc" / "passwd").write_text("root:x:0:0:root:/root:/bin/sh\n")
     subprocess.run(["tar", "-C", root, "--owner=0", "--group=0", "-cf", directory / "root.tar", "."], check=True)
     return directory / "root.tar"
+
+
+@contextmanager
+def started(prefix: str) -> Iterator[Running]:
+    """A daemon of ours with IMAGE loaded, and nothing of it afterwards."""
+    directory = Path(tempfile.mkdtemp(prefix=prefix))
+    (directory / "xdg").mkdir()
+    archive = make_archive(directory)
+    running = Running(directory, os.getuid(), free_port())
+    running.start()
+    try:
+        with Client(running.address) as client:
+            client.load_image(str(archive), IMAGE)
+        yield running
+    finally:
+        running.clean()

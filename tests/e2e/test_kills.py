@@ -5,17 +5,15 @@ import os
 import random
 import shutil
 import signal
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from container.intent import ContainerRunSpec
-from e2e.daemons import IMAGE, Running, free_port, make_archive
+from e2e.daemons import IMAGE, Running, started
 from kernels import needs_exit_info
-from vappc.client import AsyncClient, Client, ConnectError, ProtocolError, ServerError
+from vappc.client import AsyncClient, ConnectError, ProtocolError, ServerError
 from vappc.protocol import output_bytes
 
 pytestmark = [
@@ -30,17 +28,8 @@ KILLS = int(os.environ.get("VAPP_TEST_KILLS", "24"))
 
 @pytest.fixture
 def daemon() -> Iterator[Running]:
-    directory = Path(tempfile.mkdtemp(prefix="vapp-kill-"))
-    (directory / "xdg").mkdir()
-    archive = make_archive(directory)
-    running = Running(directory, os.getuid(), free_port())
-    running.start()
-    try:
-        with Client(running.address) as client:
-            client.load_image(str(archive), IMAGE)
+    with started("vapp-kill-") as running:
         yield running
-    finally:
-        running.clean()
 
 
 class Load:

@@ -1,15 +1,13 @@
 """`vappc shutdown` leaves nothing: no process, no run directory, no cgroup."""
 
-import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from container.intent import ContainerRunSpec
-from e2e.daemons import IMAGE, Running, free_port, make_archive
+from e2e.daemons import IMAGE, Running, started
 from vappc.client import Client, ServerError
 
 pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs `busybox` (package busybox-static)")
@@ -17,20 +15,12 @@ pytestmark = pytest.mark.skipif(shutil.which("busybox") is None, reason="needs `
 
 @pytest.fixture
 def daemon() -> Iterator[Running]:
-    directory = Path(tempfile.mkdtemp(prefix="vapp-end-"))
-    (directory / "xdg").mkdir()
-    archive = make_archive(directory)
-    running = Running(directory, os.getuid(), free_port())
-    running.start()
-    try:
+    with started("vapp-end-") as running:
         with Client(running.address) as client:
-            client.load_image(str(archive), IMAGE)
             client.run_container(
                 ContainerRunSpec(image=IMAGE, command=["sleep", "60"], instance_id="one", stop_timeout_s=0.2)
             )
         yield running
-    finally:
-        running.clean()
 
 
 def test_shutdown_leaves_nothing(daemon: Running) -> None:
